@@ -1,0 +1,193 @@
+// Package fault holds the plain types that the catalogue, the fault families
+// and the engine share. It decides nothing.
+package fault
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults/kernel"
+)
+
+// Scope is what a fault can be confined to.
+type Scope string
+
+// The scopes, narrowest first.
+const (
+	ScopeCgroup Scope = "cgroup"
+	ScopeNetNS  Scope = "netns"
+	ScopeDevice Scope = "device"
+	ScopeHost   Scope = "host"
+)
+
+// Kind is one entry of the catalogue.
+type Kind struct {
+	// Name is the field's JSON name in the document: "networkLoss".
+	Name    string
+	Summary string
+	Scope   Scope
+	// Mechanisms is the ladder, best first.
+	Mechanisms []Mechanism
+	// Example is a fault of this kind as it stands in a document (YAML).
+	Example string
+	// Validate checks what the schema can't say. Paths are relative to the
+	// fault. It is called for kinds that are not built yet too.
+	Validate func(*v1.Fault) []Problem
+	// Plan chooses mechanisms and lists the changes; it changes nothing. It
+	// is nil for a kind that is not built yet.
+	Plan func(context.Context, Request) (*Plan, error)
+}
+
+// Built tells whether this version can inject the kind.
+func (k Kind) Built() bool { return k.Plan != nil }
+
+// Mechanism is one way to inject a fault.
+type Mechanism struct {
+	Name    string
+	Summary string
+	// Needs are the capabilities without which it does not work here.
+	Needs []kernel.Capability
+}
+
+// Cgroup is a cgroup of the unified hierarchy.
+type Cgroup struct {
+	// Path is the full path in the file system.
+	Path string
+	// ID is the kernel's id: the inode number of the directory.
+	ID uint64
+	// Level is the depth below the root of the hierarchy; the root has 0.
+	Level int
+}
+
+// Request is what a fault is planned from.
+type Request struct {
+	Spec    *v1.Fault
+	Cgroups []Cgroup
+	// Seed of this fault's random choices.
+	Seed    uint64
+	Observe bool
+	// Exempt are addresses whose packets are never touched unless the filter
+	// names them; port 0 stands for every port.
+	Exempt   []netip.AddrPort
+	Prober   *kernel.Prober
+	Resolver Resolver
+	// CgroupRoot is the mount point of cgroup v2.
+	CgroupRoot string
+	Log        *slog.Logger
+}
+
+// Resolver turns host names into addresses; *net.Resolver is one.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// Plan is a fault that is ready to be injected.
+type Plan struct {
+	// Mechanism names what was chosen: "tcx", or "tcx+cgroup_skb" where each
+	// direction has its own.
+	Mechanism string
+	// Summary says in plain words what will happen.
+	Summary  string
+	Changes  []*v1.Change
+	Warnings []string
+	// Claims are compared with those of faults that run at the same time.
+	Claims []Claim
+	// Watch is what is compared before and after.
+	Watch []Watch
+	// Inject does it. It returns an error only after it has taken back
+	// whatever it had already done; an error from that is joined.
+	Inject func(ctx context.Context, rec Recorder, lease Lease) (Injection, error)
+}
+
+// Claim is something that two faults must not both act on.
+type Claim interface {
+	// Conflict says in a few words what both act on, or "" when they don't
+	// meet.
+	Conflict(other Claim) string
+}
+
+// Watch is a part of the system's state that a fault touches.
+type Watch interface {
+	// Key names the object; two watches with one key are the same.
+	Key() string
+	// State lists what is attached or set, one line for each thing, in a
+	// stable order. An object that is gone has no lines.
+	State() ([]string, error)
+}
+
+// Lease is the time by which the kernel ends a fault that nobody renews.
+type Lease struct {
+	// Deadline is a time of CLOCK_BOOTTIME in nanoseconds.
+	Deadline uint64
+}
+
+// Injection is an active fault.
+type Injection interface {
+	// Renew moves the lease.
+	Renew(Lease) error
+	// Refresh follows what has changed since: interfaces, addresses,
+	// processes in other network namespaces. The engine calls it about once
+	// a second.
+	Refresh(context.Context) error
+	Counters() (Counters, error)
+	// Events returns the sampled events since the last call.
+	Events() []*v1.Event
+	// Revert takes everything back, goes on after an error and returns all
+	// of them. It may be called again.
+	Revert(context.Context) error
+}
+
+// Counters are exact.
+type Counters struct {
+	// Matched by the filter while the fault was on.
+	Matched uint64
+	// Injected were hit; with observe, would have been hit.
+	Injected uint64
+	// Missed should have been hit and could not be.
+	Missed uint64
+}
+
+// Undo is one step back, complete in itself: it can be stored, read by
+// another process and run there.
+type Undo interface {
+	// Kind names the type in the journal: "tc-filter".
+	Kind() string
+	// Describe says what would be undone, for people.
+	Describe() string
+	// Undo is idempotent, and returns nil when its object is gone.
+	Undo(context.Context) error
+}
+
+// Recorder writes an undo down before anything is touched.
+type Recorder interface {
+	// Record returns after the record is on stable storage. After an error
+	// nothing may be touched.
+	Record(Undo) (Undone, error)
+}
+
+// Undone is a record that waits to be undone.
+type Undone interface {
+	// Undo runs the recorded undo and closes the record when it succeeds.
+	Undo(context.Context) error
+}
+
+// Problem is something wrong with a document.
+type Problem struct {
+	// Path is where, in JSON names: spec.steps[0].faults[1].filter.ports[0].
+	Path string
+	// Message says what is wrong and what is allowed.
+	Message string
+}
+
+func (p Problem) Error() string {
+	if p.Path == "" {
+		return p.Message
+	}
+	return p.Path + ": " + p.Message
+}
+
+// MaxDuration is the longest time that a fault may be asked for.
+const MaxDuration = 24 * time.Hour
