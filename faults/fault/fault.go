@@ -95,8 +95,6 @@ type Plan struct {
 	Warnings []string
 	// Claims are compared with those of faults that run at the same time.
 	Claims []Claim
-	// Watch is what is compared before and after.
-	Watch []Watch
 	// Inject does it. It returns an error only after it has taken back
 	// whatever it had already done; an error from that is joined.
 	Inject func(ctx context.Context, rec Recorder, lease Lease) (Injection, error)
@@ -114,8 +112,11 @@ type Watch interface {
 	// Key names the object; two watches with one key are the same.
 	Key() string
 	// State lists what is attached or set, one line for each thing, in a
-	// stable order. An object that is gone has no lines.
+	// stable order. It returns ErrGone when the object is.
 	State() ([]string, error)
+	// Ours tells whether a line is of this program's making, so that it must
+	// not be there afterwards. What others add meanwhile is theirs.
+	Ours(line string) bool
 }
 
 // Lease is the time by which the kernel ends a fault that nobody renews.
@@ -166,6 +167,9 @@ type Recorder interface {
 	// Record returns after the record is on stable storage. After an error
 	// nothing may be touched.
 	Record(Undo) (Undone, error)
+	// Watch keeps the state of something that is about to be touched, to be
+	// compared when everything is taken back.
+	Watch(Watch) error
 }
 
 // Undone is a record that waits to be undone.

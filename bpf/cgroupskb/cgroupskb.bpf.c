@@ -1,0 +1,107 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Programs at the cgroup's own packet hooks. They see each packet of the
+ * target's sockets once, before it is cut into fragments and after it is put
+ * together, in whatever network namespace and over whatever interface, and
+ * nobody else's.
+ *
+ * Loss on egress only chooses here: a packet that the hook itself drops is
+ * reported to its sender (EPERM, or a local drop that TCP repairs in
+ * milliseconds). The chosen packet gets a mark instead, and the program of
+ * bpf/tc lets it vanish on its way out, as a network would. The mark is on no
+ * packet that survives.
+ */
+#include "../include/abi.h"
+#include "../include/dice.h"
+#include "../include/events.h"
+#include "../include/filter.h"
+#include "../include/lease.h"
+#include "../include/packet.h"
+#include "../include/stats.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+struct fl_config {
+	struct fl_dice dice;
+	struct fl_filter filter;
+	/* Random, never 0, and the run's own. */
+	__u32 mark;
+	/* Count what would be hit, hit nothing. */
+	__u32 observe;
+};
+_Static_assert(sizeof(struct fl_config) == 136, "known to Go");
+
+volatile const struct fl_config fl_config;
+
+/* What the hooks make of a program's result. */
+enum verdict {
+	DROP = 0,
+	PASS = 1,
+	/* Egress, since 5.3: dropped, and the sender is not told EPERM. */
+	DROP_QUIETLY = 2,
+};
+
+/* Decides about one packet, and counts it. */
+static __always_inline int chosen(struct __sk_buff *skb, struct fl_packet *packet,
+				  int egress)
+{
+	/* The verifier knows the values; the cast only drops volatile. */
+	const struct fl_config *config = (const struct fl_config *)&fl_config;
+	enum fl_throw thrown;
+	__u64 start, now = 0;
+
+	start = lease_start(&now);
+	if (!start)
+		return 0;
+	if (parse_packet(skb, packet))
+		return 0;
+	if (!filter_matches(&config->filter, packet, egress))
+		return 0;
+	if (!pulse_is_on(&config->dice, now - start))
+		return 0;
+	count(matched);
+	thrown = throw_dice(&config->dice, now - start, now);
+	if (thrown == THROW_PASS)
+		return 0;
+	count(chosen);
+	if (thrown == THROW_HIT_AND_SAMPLE)
+		sample_packet(skb, packet, now, egress);
+	return !config->observe;
+}
+
+SEC("cgroup_skb/egress")
+int fl_mark_egress(struct __sk_buff *skb)
+{
+	struct fl_packet packet;
+
+	if (chosen(skb, &packet, 1))
+		skb->mark = fl_config.mark;
+	return PASS;
+}
+
+SEC("cgroup_skb/egress")
+int fl_drop_egress(struct __sk_buff *skb)
+{
+	struct fl_packet packet;
+
+	if (!chosen(skb, &packet, 1))
+		return PASS;
+	count(hit);
+	/* TCP takes EPERM as silence and backs off as it should; with the
+	 * quiet drop it would know and try again at once. Others must not see
+	 * EPERM from their send calls. */
+	return packet.protocol == IPPROTO_TCP ? DROP : DROP_QUIETLY;
+}
+
+SEC("cgroup_skb/ingress")
+int fl_drop_ingress(struct __sk_buff *skb)
+{
+	struct fl_packet packet;
+
+	if (!chosen(skb, &packet, 0))
+		return PASS;
+	count(hit);
+	return DROP;
+}

@@ -1,0 +1,144 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"faultline.dev/faultline/bpf/tc"
+	"faultline.dev/faultline/faults/fault"
+)
+
+// hookFunc puts program on the egress of one interface and returns the way
+// back. On an error nothing is left.
+type hookFunc func(ctx context.Context, i iface, program *ebpf.Program, rec fault.Recorder) (unhookFunc, error)
+
+type unhookFunc func(context.Context) error
+
+// hook is one way to let marked packets vanish at an interface.
+type hook struct {
+	// program is the name of its program in bpf/tc.
+	program string
+	attach  hookFunc
+}
+
+var tcxHook = hook{program: tc.ObjectsProgFlTcxEgress, attach: attachTCX}
+
+var clsHook = hook{program: tc.ObjectsProgFlClsEgress, attach: attachCls}
+
+// attachTCX makes a link that ends with its descriptor. It goes before all
+// other programs: one that comes first and passes the packet on ends the chain.
+func attachTCX(_ context.Context, i iface, program *ebpf.Program, _ fault.Recorder) (unhookFunc, error) {
+	var l link.Link
+	err := i.namespace.do(func() (err error) {
+		l, err = link.AttachTCX(link.TCXOptions{
+			Interface: i.index,
+			Program:   program,
+			Attach:    ebpf.AttachTCXEgress,
+			Anchor:    link.Head(),
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("attaching to %s: %w", i, err)
+	}
+	return func(context.Context) error { return detach(l) }, nil
+}
+
+func attachCls(ctx context.Context, i iface, program *ebpf.Program, rec fault.Recorder) (unhookFunc, error) {
+	undone, err := addTCFilter(ctx, i, program, rec)
+	if err != nil {
+		return nil, err
+	}
+	return undone.Undo, nil
+}
+
+// egress keeps the hooks on the interfaces by which the target's packets
+// leave.
+type egress struct {
+	hook    hook
+	program *ebpf.Program
+	rec     fault.Recorder
+	cgroups []fault.Cgroup
+
+	hooked map[place]unhookFunc
+	// held are the namespaces that are kept open for the hooks in them.
+	held map[uint64]*namespace
+}
+
+// place identifies an interface while its namespace is held.
+type place struct {
+	netns uint64
+	index int
+}
+
+// refresh hooks the interfaces that have no hook yet. It never lets one go:
+// the kernel does that when the interface ends.
+func (e *egress) refresh(ctx context.Context, peers *peerSet) error {
+	found, err := namespacesOf(e.cgroups)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, ns := range found {
+		if held := e.held[ns.inode]; held != nil {
+			_ = ns.close()
+			ns = held
+		} else {
+			e.held[ns.inode] = ns
+		}
+		errs = append(errs, e.refreshNamespace(ctx, ns, peers))
+	}
+	return errors.Join(errs...)
+}
+
+func (e *egress) refreshNamespace(ctx context.Context, ns *namespace, peers *peerSet) error {
+	interfaces, err := outgoing(ns, peers.list())
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, i := range interfaces {
+		at := place{ns.inode, i.index}
+		if e.hooked[at] != nil {
+			continue
+		}
+		if err := e.rec.Watch(watchInterface(i)); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		unhook, err := e.hook.attach(ctx, i, e.program, e.rec)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		e.hooked[at] = unhook
+	}
+	return errors.Join(errs...)
+}
+
+// revert takes every hook back. What failed can be tried again.
+func (e *egress) revert(ctx context.Context) error {
+	var errs []error
+	for at, unhook := range e.hooked {
+		if err := unhook(ctx); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		delete(e.hooked, at)
+	}
+	return errors.Join(errs...)
+}
+
+// release closes what was held open.
+func (e *egress) release() error {
+	var errs []error
+	for inode, ns := range e.held {
+		errs = append(errs, ns.close())
+		delete(e.held, inode)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,135 @@
+package network
+
+import (
+	"context"
+	"fmt"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/bpf/cgroupskb"
+	"faultline.dev/faultline/faults/dice"
+	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/kernel"
+)
+
+// The mechanisms of the family.
+const (
+	mechanismTCX       = "tcx"
+	mechanismClsBPF    = "cls_bpf"
+	mechanismCgroupSKB = "cgroup_skb"
+)
+
+// Loss is networkLoss: packets that vanish at random, as on a bad network.
+func Loss() fault.Kind {
+	return fault.Kind{
+		Name:    "networkLoss",
+		Summary: "drops packets at random: independent, correlated or in bursts (Gilbert-Elliott)",
+		Scope:   fault.ScopeCgroup,
+		Mechanisms: []fault.Mechanism{
+			{
+				Name:    mechanismTCX,
+				Summary: "cgroup_skb chooses, a tcx link at the interface lets the packet vanish; ends with the process",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.TCX},
+			},
+			{
+				Name:    mechanismClsBPF,
+				Summary: "the same with a cls_bpf filter on clsact, behind a journal record",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.ClsBPF},
+			},
+			{
+				Name:    mechanismCgroupSKB,
+				Summary: "received packets are dropped here; sent ones only when named, as the sender is told",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB},
+			},
+		},
+		Example: `name: lossy uplink
+target: {cgroup: /shop/checkout}
+networkLoss: {percent: 30}
+filter: {ports: ["5432"], protocol: TCP}
+duration: 30s`,
+		Validate: validateLoss,
+		Plan:     planLoss,
+	}
+}
+
+func validateLoss(spec *v1.Fault) []fault.Problem {
+	problems := ValidateFilter(spec.GetFilter())
+	report := func(path, message string) {
+		problems = append(problems, fault.Problem{Path: "networkLoss" + path, Message: message})
+	}
+	percentage := func(path string, value float64) {
+		if !(value >= 0 && value <= 100) {
+			report(path, fmt.Sprintf("%v is no percentage; allowed is 0 to 100", value))
+		}
+	}
+	loss := spec.GetNetworkLoss()
+	ge := loss.GetGilbertElliott()
+	if ge == nil {
+		percentage(".percent", loss.GetPercent())
+		percentage(".correlation", loss.GetCorrelation())
+		if loss.GetPercent() == 0 {
+			report(".percent", "is missing or 0; give how many of 100 packets are lost, or gilbertElliott")
+		}
+		return problems
+	}
+	if loss.GetPercent() != 0 || loss.GetCorrelation() != 0 {
+		report("", "percent and correlation don't go with gilbertElliott; give one or the other")
+	}
+	percentage(".gilbertElliott.p", ge.GetP())
+	percentage(".gilbertElliott.r", ge.GetR())
+	percentage(".gilbertElliott.lossGood", ge.GetLossGood())
+	percentage(".gilbertElliott.lossBad", ge.GetLossBad())
+	if ge.GetP() == 0 && ge.GetLossGood() == 0 {
+		report(".gilbertElliott.p", "is missing or 0, so that nothing would ever be lost; give the chance in percent to enter the bad state")
+	}
+	return problems
+}
+
+func planLoss(ctx context.Context, req fault.Request) (*fault.Plan, error) {
+	p, err := newPlan(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	p.dice.Lose(req.Spec.GetNetworkLoss())
+	chosen, err := fault.Choose(ctx, req, Loss(), p.lossLadder()...)
+	if err != nil {
+		return nil, err
+	}
+	if p.filter.ingress {
+		p.ingressProgram = cgroupskb.ObjectsProgFlDropIngress
+	}
+	if p.filter.egress {
+		switch chosen {
+		case mechanismTCX:
+			p.egressProgram, p.hook = cgroupskb.ObjectsProgFlMarkEgress, &tcxHook
+		case mechanismClsBPF:
+			p.egressProgram, p.hook = cgroupskb.ObjectsProgFlMarkEgress, &clsHook
+		case mechanismCgroupSKB:
+			p.egressProgram = cgroupskb.ObjectsProgFlDropEgress
+			p.warn("a sender is told of packets that cgroup_skb drops: TCP hardly notices this loss")
+		}
+	}
+	return p.finish(ctx, chosen, describeLoss(req.Spec.GetNetworkLoss()))
+}
+
+// lossLadder is what auto may take: on egress never the mechanism that tells
+// the sender.
+func (p *plan) lossLadder() []string {
+	if p.filter.egress {
+		return []string{mechanismTCX, mechanismClsBPF}
+	}
+	return []string{mechanismCgroupSKB}
+}
+
+func describeLoss(loss *v1.NetworkLoss) string {
+	if ge := loss.GetGilbertElliott(); ge != nil {
+		var c dice.Config
+		c.Lose(loss)
+		return fmt.Sprintf("lose packets in bursts (Gilbert-Elliott: p %v %%, r %v %%, loss %v %% and %v %%)",
+			ge.GetP(), ge.GetR(), ge.GetLossGood(), 100*float64(c.LossBad)/dice.Always)
+	}
+	text := fmt.Sprintf("lose %v %% of the packets", loss.GetPercent())
+	if loss.GetCorrelation() > 0 {
+		text += fmt.Sprintf(", each with %v %% chance to share the fate of the one before", loss.GetCorrelation())
+	}
+	return text
+}

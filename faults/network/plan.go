@@ -1,0 +1,182 @@
+// Package network holds the faults that lose packets of a cgroup.
+//
+// Every packet of the target is decided about once, at the cgroup's own hook
+// (bpf/cgroupskb), which sees nobody else's. What is to be lost on its way out
+// as on a network is marked there and vanishes at the interface (bpf/tc).
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults/dice"
+	"faultline.dev/faultline/faults/fault"
+)
+
+// plan collects what the faults of the family have in common.
+type plan struct {
+	req    fault.Request
+	filter filter
+	dice   dice.Config
+	peers  *peerSet
+
+	// Programs of bpf/cgroupskb; "" where the direction is not touched.
+	egressProgram, ingressProgram string
+	// hook lets marked packets vanish; nil when the cgroup's hook drops.
+	hook *hook
+
+	warnings []string
+}
+
+func newPlan(ctx context.Context, req fault.Request) (*plan, error) {
+	parsed, problems := parseFilter(req.Spec.GetFilter())
+	if len(problems) > 0 {
+		var errs []error
+		for _, problem := range problems {
+			errs = append(errs, problem)
+		}
+		return nil, errors.Join(errs...)
+	}
+	p := &plan{req: req, filter: parsed, dice: dice.New(req.Seed, req.Spec)}
+	peers, err := newPeerSet(ctx, &p.filter, req.Resolver)
+	if err != nil {
+		return nil, err
+	}
+	p.peers = peers
+	return p, nil
+}
+
+func (p *plan) warn(format string, args ...any) {
+	p.warnings = append(p.warnings, fmt.Sprintf(format, args...))
+}
+
+// finish lists the changes.
+func (p *plan) finish(_ context.Context, mechanism, what string) (*fault.Plan, error) {
+	if p.hook != nil && p.ingressProgram != "" {
+		mechanism += "+" + mechanismCgroupSKB
+	}
+	out := &fault.Plan{
+		Mechanism: mechanism,
+		Claims:    []fault.Claim{claim{cgroups: p.req.Cgroups, filter: p.filter, peers: p.peers.list()}},
+		Inject:    p.inject,
+	}
+	for _, cgroup := range p.req.Cgroups {
+		for _, program := range []struct{ hook, name string }{{"egress", p.egressProgram}, {"ingress", p.ingressProgram}} {
+			if program.name == "" {
+				continue
+			}
+			out.Changes = append(out.Changes, &v1.Change{
+				Object: "cgroup " + cgroup.Path,
+				Action: fmt.Sprintf("attach program %s to cgroup_skb %s", program.name, program.hook),
+				Undo:   "kernel (the link ends with the process)",
+			})
+		}
+	}
+	changes, err := p.interfaceChanges()
+	if err != nil {
+		return nil, err
+	}
+	out.Changes = append(out.Changes, changes...)
+	out.Warnings = p.warnings
+	out.Summary = p.summary(what)
+	return out, nil
+}
+
+func (p *plan) interfaceChanges() (list []*v1.Change, err error) {
+	if p.hook == nil {
+		return nil, nil
+	}
+	namespaces, err := namespacesOf(p.req.Cgroups)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, closeAll(namespaces)) }()
+	if len(namespaces) == 0 {
+		p.warn("the target has no processes now; interfaces are added as soon as it has some")
+	}
+	change := v1.Change{
+		Action: "attach program " + p.hook.program + " as a tcx link to egress",
+		Undo:   "kernel (the link ends with the process)",
+	}
+	if p.hook == &clsHook {
+		change.Action = "add clsact, where it is missing, and a cls_bpf filter with program " + p.hook.program + " to egress"
+		change.Undo = "journal"
+	}
+	for _, ns := range namespaces {
+		interfaces, err := outgoing(ns, p.peers.list())
+		if err != nil {
+			return nil, err
+		}
+		for _, i := range interfaces {
+			list = append(list, &v1.Change{Object: i.String(), Action: change.Action, Undo: change.Undo})
+		}
+	}
+	return list, nil
+}
+
+// summary is the fault in one sentence.
+func (p *plan) summary(what string) string {
+	var parts []string
+	switch {
+	case p.filter.egress && p.filter.ingress:
+		parts = append(parts, "sent and received")
+	case p.filter.ingress:
+		parts = append(parts, "received")
+	default:
+		parts = append(parts, "sent")
+	}
+	spec := p.req.Spec.GetFilter()
+	if p.filter.protocol != v1.Filter_PROTOCOL_UNSPECIFIED {
+		parts = append(parts, p.filter.protocol.String())
+	}
+	add := func(label string, texts []string) {
+		if len(texts) > 0 {
+			parts = append(parts, label+" "+strings.Join(texts, ", "))
+		}
+	}
+	add("peers", spec.GetPeers())
+	add("except", spec.GetExcludePeers())
+	add("hosts", spec.GetHosts())
+	add("ports", spec.GetPorts())
+	add("except ports", spec.GetExcludePorts())
+	add("local ports", spec.GetLocalPorts())
+	if p.filter.connections == v1.Filter_NEW || p.filter.connections == v1.Filter_ESTABLISHED {
+		parts = append(parts, strings.ToLower(p.filter.connections.String())+" connections")
+	}
+	exempt := p.exempt()
+	if p.filter.exemptSSH {
+		parts = append(parts, "not TCP port 22")
+	}
+	if len(exempt) > 0 {
+		parts = append(parts, "not the control plane")
+	}
+	text := what + ": " + strings.Join(parts, "; ")
+	if p.req.Observe {
+		text = "only count: " + text
+	}
+	return text
+}
+
+// exempt leaves out the addresses that the document names itself.
+func (p *plan) exempt() []netip.AddrPort {
+	var list []netip.AddrPort
+	for _, address := range p.req.Exempt {
+		if !containsPrefix(p.peers.list(), single(address.Addr())) {
+			list = append(list, address)
+		}
+	}
+	return list
+}
+
+func containsPrefix(list []netip.Prefix, prefix netip.Prefix) bool {
+	for _, p := range list {
+		if p == prefix {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,212 @@
+package network
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"faultline.dev/faultline/faults/fault"
+)
+
+// filterPrefix begins the name of every cls_bpf filter of ours.
+const filterPrefix = "faultline-"
+
+// TCFilter undoes a cls_bpf filter at the egress of an interface, and the
+// clsact qdisc under it when it was made for the filter. The kernel keeps both
+// when the process that made them ends.
+type TCFilter struct {
+	// NetNS is the inode of the network namespace.
+	NetNS     uint64 `json:"netns"`
+	Interface string `json:"interface"`
+	// Index finds the interface, also after it was renamed.
+	Index int `json:"index"`
+	// Name is the filter's own, and unique.
+	Name string `json:"name"`
+	// Clsact says that the qdisc was not there before.
+	Clsact bool `json:"clsact"`
+}
+
+// TCFilterKind is the name of TCFilter in the journal.
+const TCFilterKind = "tc-filter"
+
+// Kind implements fault.Undo.
+func (TCFilter) Kind() string { return TCFilterKind }
+
+// Describe implements fault.Undo.
+func (f TCFilter) Describe() string {
+	what := fmt.Sprintf("remove cls_bpf filter %s from the egress of interface %s (index %d) in netns %d", f.Name, f.Interface, f.Index, f.NetNS)
+	if f.Clsact {
+		what += ", and clsact if nobody else uses it"
+	}
+	return what
+}
+
+// Undo implements fault.Undo. A namespace, interface, filter or qdisc that is
+// gone has nothing to undo.
+func (f TCFilter) Undo(context.Context) error {
+	ns, err := findNamespace(f.NetNS)
+	if err != nil || ns == nil {
+		return err
+	}
+	defer func() { _ = ns.close() }()
+	h, err := ns.handle()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	link, err := h.LinkByIndex(f.Index)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("looking for interface %d in %s: %w", f.Index, ns, err)
+	}
+	filters, err := egressFilters(h, link)
+	if err != nil {
+		return err
+	}
+	for _, filter := range filters {
+		if bpf, ok := filter.(*netlink.BpfFilter); ok && filterName(bpf) == f.Name {
+			if err := h.FilterDel(bpf); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("removing filter %s from %s: %w", f.Name, f.Interface, err)
+			}
+		}
+	}
+	if !f.Clsact {
+		return nil
+	}
+	return removeIdleClsact(h, link)
+}
+
+// removeIdleClsact removes clsact unless somebody has a filter on it.
+func removeIdleClsact(h *netlink.Handle, link netlink.Link) error {
+	present, err := hasClsact(h, link)
+	if err != nil || !present {
+		return err
+	}
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		filters, err := h.FilterList(link, parent)
+		if err != nil {
+			return fmt.Errorf("listing the filters of %s: %w", link.Attrs().Name, err)
+		}
+		if len(filters) > 0 {
+			return nil
+		}
+	}
+	if err := h.QdiscDel(clsact(link)); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("removing clsact from %s: %w", link.Attrs().Name, err)
+	}
+	return nil
+}
+
+func clsact(link netlink.Link) *netlink.Clsact {
+	return &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: link.Attrs().Index,
+		Handle:    netlink.MakeHandle(0xffff, 0),
+		Parent:    netlink.HANDLE_CLSACT,
+	}}
+}
+
+func hasClsact(h *netlink.Handle, link netlink.Link) (bool, error) {
+	qdiscs, err := h.QdiscList(link)
+	if err != nil {
+		return false, fmt.Errorf("listing the qdiscs of %s: %w", link.Attrs().Name, err)
+	}
+	return slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "clsact" }), nil
+}
+
+// egressFilters lists the filters of clsact's egress; without clsact there are
+// none.
+func egressFilters(h *netlink.Handle, link netlink.Link) ([]netlink.Filter, error) {
+	present, err := hasClsact(h, link)
+	if err != nil || !present {
+		return nil, err
+	}
+	filters, err := h.FilterList(link, netlink.HANDLE_MIN_EGRESS)
+	if err != nil {
+		return nil, fmt.Errorf("listing the filters of %s: %w", link.Attrs().Name, err)
+	}
+	return filters, nil
+}
+
+// filterName is the name without the suffix that the kernel's dump or the
+// library may put behind it.
+func filterName(filter *netlink.BpfFilter) string {
+	name, _, _ := strings.Cut(filter.Name, ":")
+	return name
+}
+
+// addTCFilter puts program on the egress of an interface, behind a journal
+// record. On an error nothing is left.
+func addTCFilter(ctx context.Context, i iface, program *ebpf.Program, rec fault.Recorder) (fault.Undone, error) {
+	h, err := i.namespace.handle()
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	link, err := h.LinkByIndex(i.index)
+	if err != nil {
+		return nil, fmt.Errorf("looking for %s: %w", i, err)
+	}
+	present, err := hasClsact(h, link)
+	if err != nil {
+		return nil, err
+	}
+	filters, err := egressFilters(h, link)
+	if err != nil {
+		return nil, err
+	}
+	name := filterPrefix + randomHex()
+	undone, err := rec.Record(TCFilter{NetNS: i.namespace.inode, Interface: i.name, Index: i.index, Name: name, Clsact: !present})
+	if err != nil {
+		return nil, err
+	}
+	back := func(err error) (fault.Undone, error) { return nil, errors.Join(err, undone.Undo(ctx)) }
+	if !present {
+		if err := h.QdiscAdd(clsact(link)); err != nil && !errors.Is(err, unix.EEXIST) {
+			return back(fmt.Errorf("adding clsact to %s: %w", i, err))
+		}
+	}
+	err = h.FilterAdd(&netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: i.index,
+			Parent:    netlink.HANDLE_MIN_EGRESS,
+			Protocol:  unix.ETH_P_ALL,
+			Priority:  firstPriority(filters),
+		},
+		Fd:           program.FD(),
+		Name:         name,
+		DirectAction: true,
+	})
+	if err != nil {
+		return back(fmt.Errorf("adding a cls_bpf filter to %s: %w", i, err))
+	}
+	return undone, nil
+}
+
+// firstPriority is the lowest priority that a filter of ours can have: one
+// that nobody has, or one that belongs to cls_bpf filters, where a new filter
+// comes first (cls_bpf_change).
+func firstPriority(filters []netlink.Filter) uint16 {
+	for priority := uint16(1); ; priority++ {
+		if !slices.ContainsFunc(filters, func(f netlink.Filter) bool {
+			return f.Attrs().Priority == priority && (f.Type() != "bpf" || f.Attrs().Protocol != unix.ETH_P_ALL)
+		}) {
+			return priority
+		}
+	}
+}
+
+func randomHex() string {
+	var b [6]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}
