@@ -1,0 +1,73 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// stopPoll is how often Stop asks whether the lock is free. A process that
+// ends is noticed at once, by its pidfd.
+const stopPoll = 50 * time.Millisecond
+
+// Stop asks the process of a run to end it (SIGTERM) and waits until it has
+// let go of the run. The signal goes through a pidfd that is known to be the
+// holder of the lock, so no other process can get it. Errors match
+// [ErrNotRunning] when nobody holds the run; ctx's when its end came first.
+func Stop(ctx context.Context, run Run) error {
+	pid, alive, err := holder(run.Dir)
+	switch {
+	case err != nil:
+		return fmt.Errorf("stopping run %s: %w", run.ID, err)
+	case !alive:
+		return fmt.Errorf("stopping run %s: %w", run.ID, ErrNotRunning)
+	case pid == os.Getpid():
+		return fmt.Errorf("stopping run %s: %w by this process", run.ID, ErrInUse)
+	case pid == 0:
+		return fmt.Errorf("stopping run %s: its process is in another PID namespace", run.ID)
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("stopping run %s: %w", run.ID, ErrNotRunning)
+	}
+	if err != nil {
+		return fmt.Errorf("stopping run %s: opening process %d: %w", run.ID, pid, err)
+	}
+	defer unix.Close(fd)
+	// Between the answer and the pidfd the process may have ended and its
+	// number been given to another. One that holds the lock now is the one.
+	again, alive, err := holder(run.Dir)
+	if err != nil {
+		return fmt.Errorf("stopping run %s: %w", run.ID, err)
+	}
+	if !alive || again != pid {
+		return fmt.Errorf("stopping run %s: %w", run.ID, ErrNotRunning)
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("stopping run %s: signalling process %d: %w", run.ID, pid, err)
+	}
+	for {
+		now, alive, err := holder(run.Dir)
+		if err != nil {
+			return fmt.Errorf("waiting for the end of run %s: %w", run.ID, err)
+		}
+		if !alive || now != pid {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("waiting for process %d to end run %s: %w", pid, run.ID, err)
+		}
+		wait := stopPoll
+		if end, ok := ctx.Deadline(); ok {
+			wait = min(wait, max(time.Until(end), time.Millisecond))
+		}
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, int(wait.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("waiting for process %d: %w", pid, err)
+		}
+	}
+}

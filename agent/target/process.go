@@ -1,0 +1,238 @@
+package target
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"faultline.dev/faultline/faults/fault"
+)
+
+// pfKthread marks a kernel thread in the flags of /proc/PID/stat
+// (PF_KTHREAD, include/linux/sched.h).
+const pfKthread = 0x00200000
+
+// Processes returns the PIDs of the processes in the cgroup and in all its
+// descendants, sorted. A process that comes or goes meanwhile may be missed
+// or be gone already; a descendant that goes is skipped. It is an error when
+// the cgroup itself is gone or another one has taken its path, or when it
+// holds processes of a PID namespace that can't be seen from here.
+func (r *Resolver) Processes(c fault.Cgroup) ([]int, error) {
+	dir, err := os.OpenRoot(c.Path)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, tag(ErrNotFound, fmt.Errorf("cgroup %s is gone", c.Path))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening cgroup %s: %w", c.Path, err)
+	}
+	defer dir.Close()
+	st, err := dir.Stat(".")
+	if err != nil {
+		return nil, fmt.Errorf("looking at cgroup %s: %w", c.Path, err)
+	}
+	if id := st.Sys().(*syscall.Stat_t).Ino; id != c.ID {
+		return nil, tag(ErrNotFound, fmt.Errorf("cgroup %s (id %d) is gone, another one (id %d) is in its place", c.Path, c.ID, id))
+	}
+	pids := map[int]bool{}
+	if err := r.collect(dir, ".", pids); err != nil {
+		return nil, fmt.Errorf("listing the processes of cgroup %s: %w", c.Path, err)
+	}
+	if pids[0] {
+		return nil, fmt.Errorf("cgroup %s holds processes of another PID namespace: run in the host's PID namespace", c.Path)
+	}
+	out := make([]int, 0, len(pids))
+	for pid := range pids {
+		out = append(out, pid)
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// collect adds the processes of a cgroup and its descendants.
+func (r *Resolver) collect(dir *os.Root, rel string, pids map[int]bool) error {
+	err := readPIDs(dir, filepath.Join(rel, "cgroup.procs"), func(pid int) { pids[pid] = true })
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		// In a threaded cgroup only its threads can be listed (cgroup-v2,
+		// "Threads").
+		err = readPIDs(dir, filepath.Join(rel, "cgroup.threads"), func(tid int) {
+			if pid := r.threadGroup(tid); pid >= 0 {
+				pids[pid] = true
+			}
+		})
+	}
+	if err != nil && !gone(err) {
+		return err
+	}
+	f, err := dir.Open(rel)
+	if err != nil {
+		if gone(err) {
+			return nil
+		}
+		return err
+	}
+	entries, err := f.ReadDir(-1)
+	_ = f.Close()
+	if err != nil && !gone(err) {
+		return err
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if err := r.collect(dir, filepath.Join(rel, e.Name()), pids); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gone tells a cgroup that was removed while it was read: its path is not
+// there (ENOENT), or the open file has lost its cgroup (ENODEV).
+func gone(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV)
+}
+
+func readPIDs(dir *os.Root, name string, each func(int)) error {
+	f, err := dir.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		pid, err := strconv.Atoi(lines.Text())
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", name, err)
+		}
+		each(pid)
+	}
+	return lines.Err()
+}
+
+// threadGroup returns the process of a thread, 0 for one that can't be seen,
+// -1 for one that has ended.
+func (r *Resolver) threadGroup(tid int) int {
+	if tid == 0 {
+		return 0
+	}
+	pid, err := r.statusField(tid, "Tgid")
+	if err != nil {
+		return -1
+	}
+	n, err := strconv.Atoi(pid)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// statusField reads one field of /proc/PID/status (proc(5)).
+func (r *Resolver) statusField(pid int, name string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(r.proc(), strconv.Itoa(pid), "status"))
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimSpace(v), nil
+		}
+	}
+	return "", fmt.Errorf("/proc/%d/status has no %s", pid, name)
+}
+
+// pid resolves a target of kind pid.
+func (r *Resolver) pid(h *hierarchy, pid int) ([]string, error) {
+	if pid <= 0 {
+		return nil, tag(ErrInvalid, fmt.Errorf("pid %d: it must be above 0", pid))
+	}
+	tgid, err := r.statusField(pid, "Tgid")
+	if err != nil {
+		return nil, r.pidError(pid, err)
+	}
+	if tgid != strconv.Itoa(pid) {
+		return nil, tag(ErrInvalid, fmt.Errorf("pid %d is a thread of process %s: name the process", pid, tgid))
+	}
+	stat, err := r.stat(pid)
+	if err != nil {
+		return nil, r.pidError(pid, err)
+	}
+	if stat.flags&pfKthread != 0 {
+		return nil, tag(ErrProtected, fmt.Errorf("pid %d is a kernel thread (%s), not a program", pid, stat.comm))
+	}
+	if stat.state == "Z" || stat.state == "X" {
+		return nil, tag(ErrNotFound, fmt.Errorf("pid %d (%s) has ended and waits for its parent", pid, stat.comm))
+	}
+	path, err := r.cgroupOf(pid)
+	if err != nil {
+		return nil, r.pidError(pid, err)
+	}
+	if strings.HasSuffix(path, " (deleted)") {
+		return nil, tag(ErrNotFound, fmt.Errorf("pid %d (%s) is in a cgroup that was removed: %s", pid, stat.comm, path))
+	}
+	rel, ok := parseNSPath(path).below(h.shown)
+	if !ok {
+		return nil, tag(ErrNotFound, fmt.Errorf("pid %d (%s) is in cgroup %s, which can't be reached through %s", pid, stat.comm, path, h.root))
+	}
+	if rel == "." {
+		return nil, tag(ErrProtected, fmt.Errorf("pid %d (%s) is in the root cgroup, a fault there would hit the whole machine: start it in a cgroup of its own, e.g. with systemd-run --scope", pid, stat.comm))
+	}
+	return []string{rel}, nil
+}
+
+func (r *Resolver) pidError(pid int, err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+		return tag(ErrNotFound, fmt.Errorf("no process has pid %d", pid))
+	}
+	return fmt.Errorf("reading the cgroup of pid %d: %w", pid, err)
+}
+
+// cgroupOf returns the path of a process in the unified hierarchy, relative to
+// this process's cgroup namespace: the line "0::" (cgroups(7)).
+func (r *Resolver) cgroupOf(pid int) (string, error) {
+	b, err := os.ReadFile(filepath.Join(r.proc(), strconv.Itoa(pid), "cgroup"))
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(b)) {
+		if path, ok := strings.CutPrefix(line, "0::"); ok {
+			return strings.TrimSuffix(path, "\n"), nil
+		}
+	}
+	return "", tag(ErrNoCgroup2, fmt.Errorf("pid %d is in no cgroup of the unified hierarchy: %w", pid, ErrNoCgroup2))
+}
+
+type procStat struct {
+	comm  string
+	state string
+	flags uint64
+}
+
+// stat reads /proc/PID/stat (proc(5)); the name may hold spaces and brackets.
+func (r *Resolver) stat(pid int) (procStat, error) {
+	b, err := os.ReadFile(filepath.Join(r.proc(), strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return procStat{}, err
+	}
+	s := string(b)
+	open, end := strings.IndexByte(s, '('), strings.LastIndexByte(s, ')')
+	if open < 0 || end < open {
+		return procStat{}, fmt.Errorf("/proc/%d/stat has no name", pid)
+	}
+	fields := strings.Fields(s[end+1:])
+	if len(fields) < 7 {
+		return procStat{}, fmt.Errorf("/proc/%d/stat is short", pid)
+	}
+	flags, err := strconv.ParseUint(fields[6], 10, 64)
+	if err != nil {
+		return procStat{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+	}
+	return procStat{comm: s[open+1 : end], state: fields[0], flags: flags}, nil
+}
