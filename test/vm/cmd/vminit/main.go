@@ -1,0 +1,122 @@
+// Command vminit is the first process of a guest of the test bench. It lies in
+// the initramfs, mounts the machine's file systems, runs one command and reports
+// its output and status; see package wire for the other end.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"faultline.dev/faultline/test/vm/internal/wire"
+)
+
+func main() {
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "vminit: this is the first process of a test guest, not a command")
+		os.Exit(2)
+	}
+	port, err := connect()
+	if err == nil {
+		out := wire.NewWriter(port)
+		if err = run(out, port); err != nil {
+			err = out.Send(wire.Fatal, []byte(err.Error()))
+		}
+	}
+	if err != nil {
+		// Without the port there is only the console, whose tail the host shows.
+		fmt.Fprintln(os.Stderr, "vminit:", err)
+	}
+	// The host ends the guest when it has read the last frame; this is for a
+	// guest without a port.
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	select {}
+}
+
+// connect loads the modules and opens the port to the host.
+func connect() (*os.File, error) {
+	for _, m := range []struct{ fs, at string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
+		if err := mount(m.fs, m.at, m.fs, 0, ""); err != nil {
+			return nil, err
+		}
+	}
+	config, err := readConfig()
+	if err != nil {
+		return nil, err
+	}
+	for _, module := range config.Modules {
+		if err := loadModule(wire.ModuleDir + "/" + module); err != nil {
+			return nil, fmt.Errorf("loading %s: %w", module, err)
+		}
+	}
+	return openPort(20 * time.Second)
+}
+
+func readConfig() (config wire.Config, err error) {
+	text, err := os.ReadFile(wire.ConfigPath)
+	if err != nil {
+		return config, err
+	}
+	return config, json.Unmarshal(text, &config)
+}
+
+func loadModule(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = unix.FinitModule(int(f.Fd()), "", 0)
+	if err == unix.EEXIST {
+		return nil
+	}
+	return err
+}
+
+// openPort waits for the virtio-serial port: the driver learns its name from the
+// device some time after it was loaded.
+func openPort(patience time.Duration) (*os.File, error) {
+	const class = "/sys/class/virtio-ports"
+	deadline := time.Now().Add(patience)
+	for {
+		entries, _ := os.ReadDir(class)
+		for _, entry := range entries {
+			name, err := os.ReadFile(class + "/" + entry.Name() + "/name")
+			if err == nil && strings.TrimSpace(string(name)) == wire.PortName {
+				return os.OpenFile("/dev/"+entry.Name(), os.O_RDWR, 0)
+			}
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("opening port %s: not there after %v", wire.PortName, patience)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// run mounts everything and runs the command.
+func run(out *wire.Writer, port *os.File) error {
+	config, err := readConfig()
+	if err != nil {
+		return err
+	}
+	if err := switchRoot(config); err != nil {
+		return err
+	}
+	if config.Systemd {
+		return startSystemd(config, port)
+	}
+	if err := mountAll(config); err != nil {
+		return err
+	}
+	runner, err := makeCgroups()
+	if err != nil {
+		return err
+	}
+	defer runner.Close()
+	return runCommand(out, config, runner)
+}
