@@ -1,0 +1,132 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"sort"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// hostKernel stands for this machine's own kernel where a kernel's id is asked.
+const hostKernel = "host"
+
+// kernelRun is what all packages did on one kernel.
+type kernelRun struct {
+	Kernel   string
+	Packages []packageRun
+	// Problem is what went wrong beside the packages: the guest did not boot.
+	Problem string
+	Elapsed time.Duration
+	Log     string
+}
+
+func (k kernelRun) count(o outcome) int {
+	n := 0
+	for _, p := range k.Packages {
+		n += p.count(o)
+	}
+	return n
+}
+
+// problems are the reasons why a kernel's run is not a success, one text each.
+// Every package that should have run is in wanted.
+func (k kernelRun) problems(wanted []testPackage) []string {
+	var all []string
+	if k.Problem != "" {
+		all = append(all, k.Problem)
+	}
+	seen := map[string]bool{}
+	for _, p := range k.Packages {
+		seen[p.ImportPath] = true
+		if p.Problem != "" {
+			all = append(all, fmt.Sprintf("%s: %s; its last output:\n%s", p.ImportPath, p.Problem, indent(tail(p.Output, 30))))
+		}
+		for _, r := range p.Results {
+			switch {
+			case r.Outcome == failed:
+				all = append(all, fmt.Sprintf("%s %s failed:\n%s", p.ImportPath, r.Test, indent(tail(r.Output, 60))))
+			case r.Outcome == skipped && k.Kernel != hostKernel && !declared(r.why(), k.Kernel):
+				all = append(all, fmt.Sprintf("%s %s was skipped for a reason that test/vm/kernels.yaml does not know: %s", p.ImportPath, r.Test, r.why()))
+			}
+		}
+	}
+	for _, w := range wanted {
+		if !seen[w.ImportPath] {
+			all = append(all, w.ImportPath+" never ran")
+		}
+	}
+	if k.count(passed)+k.count(failed) == 0 {
+		all = append(all, "no test ran")
+	}
+	return all
+}
+
+// declared says whether a skip is one of kernels.Missing, which asks
+// kernels.yaml what this kernel has to support and fails the test otherwise.
+func declared(why, kernel string) bool {
+	return strings.Contains(why, " is not declared for "+kernel+":")
+}
+
+// print writes what ran on each kernel, what was skipped and why, and every
+// problem in full. It returns the number of problems.
+func print(w io.Writer, runs []kernelRun, wanted []testPackage) int {
+	for _, k := range runs {
+		reasons := map[string][]string{}
+		for _, p := range k.Packages {
+			for _, r := range p.Results {
+				if r.Outcome == skipped {
+					reasons[r.why()] = append(reasons[r.why()], r.Test)
+				}
+			}
+		}
+		if len(reasons) == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "\nskipped on %s:\n", k.Kernel)
+		sorted := make([]string, 0, len(reasons))
+		for why := range reasons {
+			sorted = append(sorted, why)
+		}
+		sort.Strings(sorted)
+		for _, why := range sorted {
+			fmt.Fprintf(w, "  %s\n    %s\n", why, strings.Join(reasons[why], "\n    "))
+		}
+	}
+
+	total := 0
+	problems := make([][]string, len(runs))
+	for i, k := range runs {
+		problems[i] = k.problems(wanted)
+		total += len(problems[i])
+		for _, p := range problems[i] {
+			fmt.Fprintf(w, "\nPROBLEM on %s: %s\n", k.Kernel, p)
+		}
+	}
+
+	fmt.Fprintln(w)
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "kernel\tran\tpassed\tfailed\tskipped\tproblems\ttime\toutput")
+	ok, bad, skips := 0, 0, 0
+	for i, k := range runs {
+		p, f, s := k.count(passed), k.count(failed), k.count(skipped)
+		ok, bad, skips = ok+p, bad+f, skips+s
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\n",
+			k.Kernel, p+f, p, f, s, len(problems[i]), k.Elapsed.Round(time.Second), k.Log)
+	}
+	table.Flush()
+	fmt.Fprintf(w, "\n%d passed, %d failed, %d skipped\n", ok, bad, skips)
+	return total
+}
+
+func indent(s string) string { return "  " + strings.ReplaceAll(s, "\n", "\n  ") }
+
+// tail is the last lines of a text.
+func tail(s string, lines int) string {
+	all := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	if len(all) > lines {
+		all = append([]string{"..."}, all[len(all)-lines:]...)
+	}
+	return strings.Join(all, "\n")
+}
