@@ -160,12 +160,15 @@ func (r *Runner) continuous(ctx context.Context, s *scheduled) {
 			return
 		case <-tick.C:
 		}
+		if r.ended() { // both were ready
+			return
+		}
 		r.report(s.once(ctx))
 	}
 }
 
 func (r *Runner) during(ctx context.Context, s *scheduled) {
-	for {
+	for !r.ended() {
 		active, changed := s.activity()
 		if !active {
 			select {
@@ -187,7 +190,7 @@ func (r *Runner) during(ctx context.Context, s *scheduled) {
 			continue
 		}
 		next.Stop()
-		if ctx.Err() != nil || r.ended() {
+		if ctx.Err() != nil {
 			return
 		}
 	}
