@@ -47,8 +47,9 @@ enum verdict {
 static __always_inline int chosen(struct __sk_buff *skb, struct fl_packet *packet,
 				  int egress)
 {
-	/* The verifier knows the values; the cast only drops volatile. */
-	const struct fl_config *config = (const struct fl_config *)&fl_config;
+	/* Volatile all the way: the compiler must not take the zeros that stand
+	 * here for the values that are set before loading. */
+	const volatile struct fl_config *config = &fl_config;
 	enum fl_throw thrown;
 	__u64 start, now = 0;
 

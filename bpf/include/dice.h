@@ -93,20 +93,20 @@ static __always_inline __u32 random_at(__u64 seed, __u64 ordinal, __u32 stream)
 	return x >> 32;
 }
 
-static __always_inline int chance(const struct fl_dice *dice, __u64 ordinal,
+static __always_inline int chance(const volatile struct fl_dice *dice, __u64 ordinal,
 				  __u32 stream, __u64 probability)
 {
 	return random_at(dice->seed, ordinal, stream) < probability;
 }
 
 /* Is the fault in the on part of its pulse? */
-static __always_inline int pulse_is_on(const struct fl_dice *dice, __u64 elapsed)
+static __always_inline int pulse_is_on(const volatile struct fl_dice *dice, __u64 elapsed)
 {
 	return !dice->pulse_period ||
 	       elapsed % dice->pulse_period < dice->pulse_on;
 }
 
-static __always_inline int model_hits(const struct fl_dice *dice,
+static __always_inline int model_hits(const volatile struct fl_dice *dice,
 				      struct fl_dice_state *state, __u64 n)
 {
 	switch (dice->model) {
@@ -128,7 +128,7 @@ static __always_inline int model_hits(const struct fl_dice *dice,
 }
 
 /* The ramp grows evenly: after half its time half of the hits are let by. */
-static __always_inline int ramp_lets_hit(const struct fl_dice *dice, __u64 n,
+static __always_inline int ramp_lets_hit(const volatile struct fl_dice *dice, __u64 n,
 					 __u64 elapsed)
 {
 	if (elapsed >= dice->ramp)
@@ -138,7 +138,7 @@ static __always_inline int ramp_lets_hit(const struct fl_dice *dice, __u64 n,
 		      ((elapsed << 16) / dice->ramp) << 16);
 }
 
-static __always_inline int rate_hits(const struct fl_dice *dice, __u64 n)
+static __always_inline int rate_hits(const volatile struct fl_dice *dice, __u64 n)
 {
 	if (n < dice->skip)
 		return 0;
@@ -151,7 +151,7 @@ static __always_inline int rate_hits(const struct fl_dice *dice, __u64 n)
  * Called once for each matching event. elapsed is the time since the fault
  * began; now is only used to space the sampled events.
  */
-static __always_inline enum fl_throw throw_dice(const struct fl_dice *dice,
+static __always_inline enum fl_throw throw_dice(const volatile struct fl_dice *dice,
 						__u64 elapsed, __u64 now)
 {
 	__u32 key = 0;

@@ -97,7 +97,7 @@ static __always_inline int prefix_listed(void *trie,
 	return bpf_map_lookup_elem(trie, &key) != 0;
 }
 
-static __always_inline int exempt(const struct fl_filter *filter,
+static __always_inline int exempt(const volatile struct fl_filter *filter,
 				  const struct fl_address *peer, __u16 peer_port,
 				  __u16 local_port, __u8 protocol)
 {
@@ -134,7 +134,7 @@ static __always_inline int protocol_matches(__u32 wanted, __u8 protocol)
  * port filter set: packets are seen before they are cut and after they are put
  * together, but for raw sockets that send fragments of their own.
  */
-static __always_inline int filter_matches(const struct fl_filter *filter,
+static __always_inline int filter_matches(const volatile struct fl_filter *filter,
 					  const struct fl_packet *packet,
 					  int egress)
 {

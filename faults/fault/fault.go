@@ -95,9 +95,10 @@ type Plan struct {
 	Warnings []string
 	// Claims are compared with those of faults that run at the same time.
 	Claims []Claim
-	// Inject does it. It returns an error only after it has taken back
-	// whatever it had already done; an error from that is joined.
-	Inject func(ctx context.Context, rec Recorder, lease Lease) (Injection, error)
+	// Inject puts everything in place, idle: nothing is hit before Start. It
+	// returns an error only after it has taken back whatever it had already
+	// done; an error from that is joined.
+	Inject func(ctx context.Context, rec Recorder) (Injection, error)
 }
 
 // Claim is something that two faults must not both act on.
@@ -125,8 +126,12 @@ type Lease struct {
 	Deadline uint64
 }
 
-// Injection is an active fault.
+// Injection is a fault that is in place. Its methods are called one at a time,
+// but for Refresh, which may be under way while Renew, Counters and Events are
+// called.
 type Injection interface {
+	// Start lets it begin, all of it at one moment. It is called once.
+	Start(Lease) error
 	// Renew moves the lease.
 	Renew(Lease) error
 	// Refresh follows what has changed since: interfaces, addresses,

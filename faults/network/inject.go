@@ -33,17 +33,16 @@ type injection struct {
 	final *fault.Counters
 }
 
-// inject attaches everything, idle, and then starts all of it with one write:
-// the lease.
-func (p *plan) inject(ctx context.Context, rec fault.Recorder, lease fault.Lease) (fault.Injection, error) {
+// inject attaches everything. It idles until the lease is written.
+func (p *plan) inject(ctx context.Context, rec fault.Recorder) (fault.Injection, error) {
 	in := &injection{plan: p, programs: map[string]*ebpf.Program{}}
-	if err := in.set(ctx, rec, lease); err != nil {
+	if err := in.set(ctx, rec); err != nil {
 		return nil, errors.Join(err, in.Revert(context.WithoutCancel(ctx)))
 	}
 	return in, nil
 }
 
-func (in *injection) set(ctx context.Context, rec fault.Recorder, lease fault.Lease) error {
+func (in *injection) set(ctx context.Context, rec fault.Recorder) error {
 	// Kernels before 5.11 charge BPF memory to RLIMIT_MEMLOCK.
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return fmt.Errorf("raising the limit of locked memory: %w", err)
@@ -74,6 +73,11 @@ func (in *injection) set(ctx context.Context, rec fault.Recorder, lease fault.Le
 			return err
 		}
 	}
+	return nil
+}
+
+// Start implements fault.Injection.
+func (in *injection) Start(lease fault.Lease) error {
 	in.start = bootTime()
 	return in.Renew(lease)
 }

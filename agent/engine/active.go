@@ -1,0 +1,194 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults/fault"
+)
+
+const (
+	// refreshInterval is the time between two looks at what has changed around
+	// a fault.
+	refreshInterval = time.Second
+	// tick is the time between two readings of counters.
+	tick = 250 * time.Millisecond
+	// eventsKept is how many sampled events a result holds for each fault.
+	eventsKept = 100
+)
+
+// active is one fault of a run, from the plan to the result.
+type active struct {
+	engine  *Engine
+	planned *planned
+	lease   time.Duration
+
+	injection fault.Injection
+	// ends is when the kernel ends the fault by itself, whatever happens here
+	// (CLOCK_BOOTTIME, ns).
+	ends uint64
+
+	mu       sync.Mutex
+	result   *v1.FaultResult
+	deadline time.Time
+}
+
+func newActive(e *Engine, p *planned, lease time.Duration) *active {
+	return &active{engine: e, planned: p, lease: lease, result: &v1.FaultResult{
+		Name:      p.spec.GetName(),
+		Fault:     p.kind.Name,
+		Step:      p.step,
+		Target:    p.target(),
+		Mechanism: p.plan.Mechanism,
+		State:     v1.FaultState_PENDING,
+		Warnings:  p.plan.Warnings,
+	}}
+}
+
+// inject puts the fault in place. After an error nothing of it is left, or the
+// error says so.
+func (a *active) inject(ctx context.Context, rec fault.Recorder) error {
+	injection, err := a.planned.plan.Inject(ctx, rec)
+	if err != nil {
+		return a.notInjected(err)
+	}
+	a.injection = injection
+	return nil
+}
+
+// start lets the fault begin.
+func (a *active) start() error {
+	now := time.Now()
+	a.ends = bootTime() + uint64(a.planned.duration())
+	if err := a.injection.Start(a.nextLease()); err != nil {
+		return a.notInjected(err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.deadline = now.Add(a.planned.duration())
+	a.result.State = v1.FaultState_ACTIVE
+	a.result.StartTime = timestamppb.New(now)
+	return nil
+}
+
+func (a *active) notInjected(err error) error {
+	err = fmt.Errorf("injecting %q: %w", a.planned.spec.GetName(), err)
+	a.update(func(r *v1.FaultResult) {
+		r.State = v1.FaultState_NOT_INJECTED
+		r.Error = err.Error()
+	})
+	return err
+}
+
+// nextLease runs out at the end of the fault at the latest.
+func (a *active) nextLease() fault.Lease {
+	return fault.Lease{Deadline: min(bootTime()+uint64(a.lease), a.ends)}
+}
+
+// hold keeps the fault alive until its time is over or ctx ends.
+func (a *active) hold(ctx context.Context) {
+	ctx, cancel := context.WithDeadline(ctx, a.deadline)
+	defer cancel()
+	var refreshing sync.WaitGroup
+	defer refreshing.Wait()
+	// Looking names up takes as long as it takes; leases must not wait for it.
+	refreshing.Go(func() {
+		every(ctx, refreshInterval, func() {
+			if err := a.injection.Refresh(ctx); err != nil && ctx.Err() == nil {
+				a.warn(err)
+			}
+		})
+	})
+	renewed := time.Now()
+	every(ctx, tick, func() {
+		if time.Since(renewed) >= a.lease/4 {
+			renewed = time.Now()
+			if err := a.injection.Renew(a.nextLease()); err != nil {
+				a.warn(err)
+			}
+		}
+		a.read()
+	})
+}
+
+// every calls fn at the interval until ctx ends.
+func every(ctx context.Context, interval time.Duration, fn func()) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			fn()
+		}
+	}
+}
+
+// revert takes the fault back. It is not hurried by the end of the run.
+func (a *active) revert(ctx context.Context) error {
+	err := a.injection.Revert(context.WithoutCancel(ctx))
+	a.read()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err != nil {
+		a.result.State = v1.FaultState_REVERT_FAILED
+		a.result.Error = err.Error()
+		return fmt.Errorf("reverting %q: %w", a.planned.spec.GetName(), err)
+	}
+	if a.result.GetState() == v1.FaultState_ACTIVE {
+		a.result.State = v1.FaultState_REVERTED
+		a.result.EndTime = timestamppb.Now()
+	}
+	return nil
+}
+
+// read takes counters and events over into the result.
+func (a *active) read() {
+	counters, err := a.injection.Counters()
+	if err != nil {
+		a.warn(err)
+	}
+	events := a.injection.Events()
+	a.update(func(r *v1.FaultResult) {
+		if err == nil {
+			r.Matched, r.Injected, r.Missed = counters.Matched, counters.Injected, counters.Missed
+		}
+		room := max(0, eventsKept-len(r.GetEvents()))
+		r.Events = append(r.Events, events[:min(room, len(events))]...)
+	})
+}
+
+// warn keeps each message once.
+func (a *active) warn(err error) {
+	a.engine.Log.Warn("fault goes on with a problem", "fault", a.planned.spec.GetName(), "error", err)
+	a.update(func(r *v1.FaultResult) {
+		for _, known := range r.GetWarnings() {
+			if known == err.Error() {
+				return
+			}
+		}
+		r.Warnings = append(r.Warnings, err.Error())
+	})
+}
+
+func (a *active) update(fn func(*v1.FaultResult)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	fn(a.result)
+}
+
+// bootTime is CLOCK_BOOTTIME in nanoseconds (clock_gettime(2)), the clock of
+// the leases: it goes on while the machine sleeps, and nobody can set it.
+func bootTime() uint64 {
+	var now unix.Timespec
+	// It only fails for a clock that does not exist.
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
+	return uint64(now.Nano())
+}

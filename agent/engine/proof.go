@@ -1,0 +1,81 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"faultline.dev/faultline/faults/fault"
+)
+
+// proof keeps the state of what faults touch, as it was before, and says what
+// is different afterwards.
+type proof struct {
+	mu     sync.Mutex
+	before []watched
+}
+
+type watched struct {
+	watch fault.Watch
+	lines []string
+}
+
+// watch takes the first snapshot of an object; it must be called before the
+// object is touched.
+func (p *proof) watch(w fault.Watch) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if slices.ContainsFunc(p.before, func(b watched) bool { return b.watch.Key() == w.Key() }) {
+		return nil
+	}
+	lines, err := w.State()
+	if err != nil {
+		return fmt.Errorf("taking the state before: %w", err)
+	}
+	p.before = append(p.before, watched{w, lines})
+	return nil
+}
+
+// differences compares. A thing that was there and is not, and a thing of ours
+// that was not there and is, are differences. What others have added meanwhile
+// is theirs, and an object that is gone has nothing left of us.
+func (p *proof) differences() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var list []string
+	for _, b := range p.before {
+		lines, err := b.watch.State()
+		if errors.Is(err, fault.ErrGone) {
+			continue
+		}
+		if err != nil {
+			list = append(list, fmt.Sprintf("%s: can't be compared: %v", b.watch.Key(), err))
+			continue
+		}
+		for _, line := range without(b.lines, lines) {
+			list = append(list, fmt.Sprintf("%s: missing: %s", b.watch.Key(), line))
+		}
+		for _, line := range without(lines, b.lines) {
+			if b.watch.Ours(line) {
+				list = append(list, fmt.Sprintf("%s: left behind: %s", b.watch.Key(), line))
+			}
+		}
+	}
+	return list
+}
+
+// without returns the lines of a that b has not, each as often as it is
+// missing.
+func without(a, b []string) []string {
+	rest := slices.Clone(b)
+	var list []string
+	for _, line := range a {
+		if i := slices.Index(rest, line); i >= 0 {
+			rest = slices.Delete(rest, i, i+1)
+			continue
+		}
+		list = append(list, line)
+	}
+	return list
+}

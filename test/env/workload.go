@@ -1,0 +1,148 @@
+//go:build linux
+
+package env
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"faultline.dev/faultline/faults/fault"
+)
+
+// workloadVariable tells a test binary to be a workload.
+const workloadVariable = "FAULTLINE_TEST_WORKLOAD"
+
+// Workload is something that a test binary does in a process of its own, in a
+// cgroup and a network namespace. It prints JSON values to out, one a line.
+type Workload func(in io.Reader, out *json.Encoder, args []string) error
+
+// Main runs the tests, or the workload that Start asked for. Call it from
+// TestMain.
+func Main(m *testing.M, workloads map[string]Workload) {
+	name := os.Getenv(workloadVariable)
+	if name == "" {
+		os.Exit(m.Run())
+	}
+	err := workloads[name](os.Stdin, json.NewEncoder(os.Stdout), os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// Process is a program in a cgroup and a namespace.
+type Process struct {
+	t      testing.TB
+	name   string
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	out    *bufio.Reader
+	errors strings.Builder
+}
+
+// Start runs a workload of this test binary. ns may be nil: the test's own.
+func Start(t testing.TB, cgroup fault.Cgroup, ns *Namespace, workload string, args ...string) *Process {
+	t.Helper()
+	return start(t, cgroup, ns, []string{workloadVariable + "=" + workload}, "/proc/self/exe", args...)
+}
+
+// StartProgram runs a program.
+func StartProgram(t testing.TB, cgroup fault.Cgroup, ns *Namespace, name string, args ...string) *Process {
+	t.Helper()
+	return start(t, cgroup, ns, nil, name, args...)
+}
+
+func start(t testing.TB, cgroup fault.Cgroup, ns *Namespace, environment []string, name string, args ...string) *Process {
+	t.Helper()
+	dir, err := os.Open(cgroup.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = dir.Close() }()
+	p := &Process{t: t, name: name, cmd: exec.Command(name, args...)}
+	p.cmd.Env = append(os.Environ(), environment...)
+	p.cmd.Stderr = &p.errors
+	// The process is born inside the cgroup, so that none of its sockets is
+	// older than that.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.out = bufio.NewReader(out)
+	if ns == nil {
+		err = p.cmd.Start()
+	} else {
+		ns.Do(p.cmd.Start)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Kill)
+	return p
+}
+
+// PID is the process's id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Read takes the next JSON value that the process prints.
+func (p *Process) Read(value any) {
+	p.t.Helper()
+	line, err := p.out.ReadString('\n')
+	if err != nil {
+		p.t.Fatalf("%s ended: %v\n%s", p.name, err, p.errors.String())
+	}
+	if err := json.Unmarshal([]byte(line), value); err != nil {
+		p.t.Fatalf("%s printed %q: %v", p.name, line, err)
+	}
+}
+
+// Line takes the next line that the process prints.
+func (p *Process) Line() string {
+	p.t.Helper()
+	line, err := p.out.ReadString('\n')
+	if err != nil {
+		p.t.Fatalf("%s ended: %v\n%s", p.name, err, p.errors.String())
+	}
+	return strings.TrimSuffix(line, "\n")
+}
+
+// Tell writes a line to the process.
+func (p *Process) Tell(line string) {
+	p.t.Helper()
+	if _, err := io.WriteString(p.in, line+"\n"); err != nil {
+		p.t.Fatalf("telling %s: %v\n%s", p.name, err, p.errors.String())
+	}
+}
+
+// Wait waits for the end of the process, which must be a good one, and returns
+// the rest of its output.
+func (p *Process) Wait() string {
+	p.t.Helper()
+	_ = p.in.Close()
+	rest, err := io.ReadAll(p.out)
+	if err := errors.Join(err, p.cmd.Wait()); err != nil {
+		p.t.Fatalf("%s: %v\n%s%s", p.name, err, rest, p.errors.String())
+	}
+	return string(rest)
+}
+
+// Kill ends the process, if it still runs.
+func (p *Process) Kill() {
+	if p.cmd.ProcessState == nil {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait()
+	}
+}
