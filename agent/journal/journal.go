@@ -71,7 +71,7 @@ func Create(stateDir, runID, name string) (*Journal, error) {
 	return j, nil
 }
 
-func create(stateDir, runID, name string) (j *Journal, err error) {
+func create(stateDir, runID, name string) (_ *Journal, err error) {
 	if !runIDPattern.MatchString(runID) {
 		return nil, fmt.Errorf("run id %q: wanted 1 to 128 letters, digits, '.', '_' or '-'", runID)
 	}
@@ -89,7 +89,7 @@ func create(stateDir, runID, name string) (j *Journal, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the run's directory: %w", err)
 	}
-	j = &Journal{runs: runs, id: runID, open: map[uint64]bool{}}
+	j := &Journal{runs: runs, id: runID, open: map[uint64]bool{}}
 	defer func() {
 		if err == nil {
 			return
