@@ -145,9 +145,7 @@ duration: 60s`,
 			case rate < leastRate:
 				p.Add("rate", "is %dbit; at least %dbit are allowed", rate, leastRate)
 			}
-			if spec.GetRate() != nil {
-				p.Add("", "the fault's rate has no meaning here: the limit holds for every packet of the filter")
-			}
+			p.NoRate(spec, "networkBandwidth")
 			return append(p.List(), ValidateFilter(spec.GetFilter())...)
 		},
 	}
