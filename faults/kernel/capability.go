@@ -51,7 +51,8 @@ const (
 
 	// SleepableFmodRet: a sleepable fmod_ret program on a system call runs.
 	SleepableFmodRet Capability = "sleepable-fmod-ret"
-	// SleepableLSM: a sleepable LSM program runs.
+	// SleepableLSM: a sleepable LSM program on socket_create runs. From 5.11 that
+	// hook is one of many that may sleep; 5.10 has only bprm_committed_creds.
 	SleepableLSM Capability = "sleepable-lsm"
 	// CopyFromUserTask: bpf_copy_from_user_task reads this process's memory.
 	CopyFromUserTask Capability = "copy-from-user-task"

@@ -1,19 +1,13 @@
 package kernel
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strings"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -90,15 +84,23 @@ func (p *Prober) cgroupProgram(spec *ebpf.ProgramSpec, fired func(outcome) bool)
 	return p.onCgroup(prog, spec.AttachType, fired)
 }
 
+// probeBPFPermission loads one program of each kind. Where the sysctl
+// unprivileged_bpf_disabled is 0 anybody may load the first, which proves nothing.
 func probeBPFPermission(*Prober) error {
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "fl_cgroup", Type: ebpf.CGroupSKB, AttachType: ebpf.AttachCGroupInetEgress, License: "GPL",
-		Instructions: returning(1),
-	})
-	if err != nil {
-		return atStage(stageLoad, err)
+	for _, spec := range []*ebpf.ProgramSpec{
+		{Type: ebpf.CGroupSKB, AttachType: ebpf.AttachCGroupInetEgress, Instructions: returning(1)},
+		{Type: ebpf.SchedCLS, Instructions: returning(0)},
+	} {
+		spec.Name, spec.License = "fl_permission", "GPL"
+		prog, err := ebpf.NewProgram(spec)
+		if err != nil {
+			return atStage(stageLoad, err)
+		}
+		if err := prog.Close(); err != nil {
+			return atStage(stageSetup, err)
+		}
 	}
-	return prog.Close()
+	return nil
 }
 
 func probeRingBuf(*Prober) error {
@@ -136,7 +138,9 @@ func probeLSMCgroup(p *Prober) error {
 	if p.cgroupRoot == "" {
 		return errNoCgroup2
 	}
-	prog, err := loadLSMCgroup("bpf_lsm_socket_create", returning(0))
+	prog, err := p.load(traced{
+		typ: ebpf.LSM, at: ebpf.AttachLSMCgroup, target: lsmSocketCreate, insns: returning(0),
+	})
 	if err != nil {
 		return err
 	}
@@ -147,82 +151,6 @@ func probeLSMCgroup(p *Prober) error {
 		return errLSMNotActive()
 	}
 	return err
-}
-
-// progLoadAttr is union bpf_attr of BPF_PROG_LOAD up to attach_btf_id, bpf(2)
-// and include/uapi/linux/bpf.h.
-type progLoadAttr struct {
-	progType, insnCount   uint32
-	insns, license        uint64
-	logLevel, logSize     uint32
-	logBuf                uint64
-	kernVersion, flags    uint32
-	name                  [16]byte
-	ifindex, expectedType uint32
-	progBTF, funcInfoSize uint32
-	funcInfo              uint64
-	funcInfoCount         uint32
-	lineInfoSize          uint32
-	lineInfo              uint64
-	lineInfoCount         uint32
-	attachBTFID           uint32
-}
-
-// loadLSMCgroup loads by hand: the library fills in no target for
-// BPF_LSM_CGROUP programs (cilium/ebpf 0.22, findProgramTargetInKernel).
-func loadLSMCgroup(hook string, insns asm.Instructions) (*ebpf.Program, error) {
-	types, err := haveBTF()
-	if err != nil {
-		return nil, err
-	}
-	var fn *btf.Func
-	if err := types.TypeByName(hook, &fn); err != nil {
-		return nil, atStage(stageLoad, fmt.Errorf("looking up %s: %w", hook, err))
-	}
-	id, err := types.TypeID(fn)
-	if err != nil {
-		return nil, atStage(stageSetup, fmt.Errorf("looking up %s: %w", hook, err))
-	}
-	var code bytes.Buffer
-	if err := insns.Marshal(&code, byteOrder()); err != nil {
-		return nil, fmt.Errorf("assembling the probe: %w", err)
-	}
-	license := []byte("GPL\x00")
-	log := make([]byte, 1<<16)
-	attr := progLoadAttr{
-		progType: uint32(ebpf.LSM), insnCount: uint32(code.Len() / asm.InstructionSize),
-		insns:        uint64(uintptr(unsafe.Pointer(&code.Bytes()[0]))),
-		license:      uint64(uintptr(unsafe.Pointer(&license[0]))),
-		logLevel:     1,
-		logSize:      uint32(len(log)),
-		logBuf:       uint64(uintptr(unsafe.Pointer(&log[0]))),
-		expectedType: uint32(ebpf.AttachLSMCgroup),
-		attachBTFID:  uint32(id),
-	}
-	copy(attr.name[:], "fl_lsm_cgroup")
-	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
-	runtime.KeepAlive(code.Bytes())
-	runtime.KeepAlive(license)
-	if errno != 0 {
-		v := &ebpf.VerifierError{Cause: errno}
-		for line := range strings.Lines(unix.ByteSliceToString(log)) {
-			v.Log = append(v.Log, strings.TrimSpace(line))
-		}
-		return nil, atStage(stageLoad, v)
-	}
-	prog, err := ebpf.NewProgramFromFD(int(fd))
-	if err != nil {
-		return nil, atStage(stageSetup, fmt.Errorf("opening the loaded probe: %w", err))
-	}
-	return prog, nil
-}
-
-// byteOrder is the machine's, as one of the two that the assembler knows.
-func byteOrder() binary.ByteOrder {
-	if binary.NativeEndian.Uint16([]byte{1, 0}) == 1 {
-		return binary.LittleEndian
-	}
-	return binary.BigEndian
 }
 
 // probeCgroupV2 makes and removes a child.

@@ -16,6 +16,7 @@ type Prober struct {
 	log        *slog.Logger
 	catalogue  []capabilitySpec
 	entries    map[Capability]*entry
+	types      typeIDs
 
 	// Before 5.11 BPF memory counts against RLIMIT_MEMLOCK; the limit of the
 	// whole process is lifted once, before its first probe.
@@ -55,6 +56,30 @@ func (p *Prober) All() []Capability {
 		all[i] = e.name
 	}
 	return all
+}
+
+// together is how many probes ProbeAll runs at a time. Much of a probe is waiting
+// for the kernel to let go of what was attached.
+const together = 4
+
+// ProbeAll probes every capability, several at a time.
+func (p *Prober) ProbeAll(ctx context.Context) map[Capability]Answer {
+	answers := make(map[Capability]Answer, len(p.catalogue))
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, together)
+	for _, c := range p.All() {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			a := p.Probe(ctx, c)
+			mu.Lock()
+			defer mu.Unlock()
+			answers[c] = a
+		})
+	}
+	wg.Wait()
+	return answers
 }
 
 // Probe finds out about one capability. A yes or a conclusive no is given again

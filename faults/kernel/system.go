@@ -14,11 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func probeBTF(*Prober) error {
-	_, err := haveBTF()
-	return err
-}
-
 // hierarchy returns the number of the v1 hierarchy that a controller is bound
 // to in a listing in the format of /proc/cgroups (cgroups(7)): 0 for none or
 // v2, -1 when the kernel lacks the controller or has it disabled.

@@ -11,7 +11,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
@@ -33,6 +32,17 @@ var arches = map[string]struct {
 // The call that tracing probes act on: rarely made, without effect, and with an
 // argument of which most values mean nothing.
 const probeCall = "getpgid"
+
+// The other functions of the kernel that probes refer to.
+const (
+	fnSocketCreate  = "security_socket_create"
+	lsmSocketCreate = "bpf_lsm_socket_create"
+	fnShouldFailBio = "should_fail_bio"
+	// fnFentryTest does nothing and is in every kernel with networking.
+	fnFentryTest  = "bpf_fentry_test1"
+	fnTaskFromPid = "bpf_task_from_pid"
+	fnTaskRelease = "bpf_task_release"
+)
 
 // syscallTarget returns the function of the probed system call and the place of
 // its argument.
@@ -109,37 +119,21 @@ func onSocketCreate(n int32) asm.Instructions {
 	}, answerWhen(n)...)
 }
 
-// haveBTF returns why tracing programs have nothing to attach by.
-func haveBTF() (*btf.Spec, error) {
-	spec, err := btf.LoadKernelSpec()
-	if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.ENOENT) {
-		return nil, errNoBTF
-	}
-	if err != nil {
-		return nil, atStage(stageSetup, fmt.Errorf("reading the kernel's types: %w", err))
-	}
-	return spec, nil
-}
-
 // attachAndFire loads the program, attaches it, and makes the call.
-func attachAndFire(spec *ebpf.ProgramSpec, fire func() error) error {
-	if _, err := haveBTF(); err != nil {
-		return err
-	}
-	spec.License = "GPL"
-	prog, err := ebpf.NewProgram(spec)
+func (p *Prober) attachAndFire(t traced, fire func() error) error {
+	prog, err := p.load(t)
 	if err != nil {
-		return atStage(stageLoad, err)
+		return err
 	}
 	defer prog.Close()
 	var l link.Link
-	if spec.Type == ebpf.LSM {
+	if t.typ == ebpf.LSM {
 		l, err = link.AttachLSM(link.LSMOptions{Program: prog})
 	} else {
-		l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: spec.AttachType})
+		l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: t.at})
 	}
 	if err != nil {
-		return atStage(stageAttach, fmt.Errorf("attaching to %s: %w", spec.AttachTo, err))
+		return atStage(stageAttach, fmt.Errorf("attaching to %s: %w", t.target, err))
 	}
 	defer l.Close()
 	if fire == nil {
@@ -149,7 +143,7 @@ func attachAndFire(spec *ebpf.ProgramSpec, fire func() error) error {
 }
 
 // fmodRetSyscall probes fmod_ret on a system call with the given program flags.
-func fmodRetSyscall(flags uint32) error {
+func (p *Prober) fmodRetSyscall(flags uint32) error {
 	target, arg0, err := syscallTarget()
 	if err != nil {
 		return err
@@ -158,9 +152,8 @@ func fmodRetSyscall(flags uint32) error {
 	if err != nil {
 		return err
 	}
-	err = attachAndFire(&ebpf.ProgramSpec{
-		Name: "fl_fmod_ret", Type: ebpf.Tracing, AttachType: ebpf.AttachModifyReturn, AttachTo: target,
-		Flags: flags, Instructions: onSyscallRegs(arg0, n),
+	err = p.attachAndFire(traced{
+		typ: ebpf.Tracing, at: ebpf.AttachModifyReturn, target: target, flags: flags, insns: onSyscallRegs(arg0, n),
 	}, func() error { return getpgid(n) })
 	if errors.Is(err, errNotFired) {
 		return noBecause("a program attaches to "+target+" but does not run when the call is made", "")
@@ -168,34 +161,32 @@ func fmodRetSyscall(flags uint32) error {
 	return err
 }
 
-func probeFmodRetSyscall(*Prober) error { return fmodRetSyscall(0) }
+func probeFmodRetSyscall(p *Prober) error { return p.fmodRetSyscall(0) }
 
-func probeSleepableFmodRet(*Prober) error { return fmodRetSyscall(unix.BPF_F_SLEEPABLE) }
+func probeSleepableFmodRet(p *Prober) error { return p.fmodRetSyscall(unix.BPF_F_SLEEPABLE) }
 
-func probeFmodRetSecurity(*Prober) error {
+func probeFmodRetSecurity(p *Prober) error {
 	n, err := nonce()
 	if err != nil {
 		return err
 	}
-	err = attachAndFire(&ebpf.ProgramSpec{
-		Name: "fl_security", Type: ebpf.Tracing, AttachType: ebpf.AttachModifyReturn,
-		AttachTo: "security_socket_create", Instructions: onSocketCreate(n),
+	err = p.attachAndFire(traced{
+		typ: ebpf.Tracing, at: ebpf.AttachModifyReturn, target: fnSocketCreate, insns: onSocketCreate(n),
 	}, func() error { return socketCreate(n) })
 	if errors.Is(err, errNotFired) {
-		return noBecause("a program attaches to security_socket_create but does not run", "")
+		return noBecause("a program attaches to "+fnSocketCreate+" but does not run", "")
 	}
 	return err
 }
 
 // lsm probes an LSM program with the given program flags.
-func lsm(flags uint32) error {
+func (p *Prober) lsm(flags uint32) error {
 	n, err := nonce()
 	if err != nil {
 		return err
 	}
-	err = attachAndFire(&ebpf.ProgramSpec{
-		Name: "fl_lsm", Type: ebpf.LSM, AttachType: ebpf.AttachLSMMac, AttachTo: "socket_create",
-		Flags: flags, Instructions: onSocketCreate(n),
+	err = p.attachAndFire(traced{
+		typ: ebpf.LSM, at: ebpf.AttachLSMMac, target: lsmSocketCreate, flags: flags, insns: onSocketCreate(n),
 	}, func() error { return socketCreate(n) })
 	if errors.Is(err, errNotFired) {
 		return errLSMNotActive()
@@ -215,9 +206,9 @@ func errLSMNotActive() error {
 		"add bpf to the lsm= list on the kernel command line and reboot")
 }
 
-func probeLSM(*Prober) error { return lsm(0) }
+func probeLSM(p *Prober) error { return p.lsm(0) }
 
-func probeSleepableLSM(*Prober) error { return lsm(unix.BPF_F_SLEEPABLE) }
+func probeSleepableLSM(p *Prober) error { return p.lsm(unix.BPF_F_SLEEPABLE) }
 
 // probeKprobeOverride answers from a kprobe at the system call's entry. Its
 // context is the registers of the function, whose first argument points to the
@@ -271,51 +262,39 @@ func probeKprobeOverride(*Prober) error {
 }
 
 // probeShouldFailBio attaches a program that changes nothing.
-func probeShouldFailBio(*Prober) (string, error) {
-	err := attachAndFire(&ebpf.ProgramSpec{
-		Name: "fl_bio", Type: ebpf.Tracing, AttachType: ebpf.AttachModifyReturn, AttachTo: "should_fail_bio",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+func probeShouldFailBio(p *Prober) (string, error) {
+	err := p.attachAndFire(traced{
+		typ: ebpf.Tracing, at: ebpf.AttachModifyReturn, target: fnShouldFailBio, insns: returning(0),
 	}, nil)
 	return "attaches; whether it fires is tested by the fault itself", err
 }
 
-// probeTracingPermission loads a program for a function that does nothing and
-// exists for tests in every kernel with networking.
-func probeTracingPermission(*Prober) error {
-	return loadOnFentryTest(asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()})
-}
+// probeTracingPermission loads a program for a function that does nothing.
+func probeTracingPermission(p *Prober) error { return p.loadOnFentryTest(returning(0)) }
 
 // loadOnFentryTest loads a tracing program that is never attached.
-func loadOnFentryTest(insns asm.Instructions) error {
-	if _, err := haveBTF(); err != nil {
-		return err
-	}
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "fl_fentry", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceFEntry, AttachTo: "bpf_fentry_test1",
-		License: "GPL", Instructions: insns,
+func (p *Prober) loadOnFentryTest(insns asm.Instructions) error {
+	prog, err := p.load(traced{
+		typ: ebpf.Tracing, at: ebpf.AttachTraceFEntry, target: fnFentryTest, insns: insns,
 	})
 	if err != nil {
-		return atStage(stageLoad, err)
+		return err
 	}
 	return prog.Close()
 }
 
 // probeTaskFromPid loads a call of the kernel function and of the one that must
 // follow it. Verification is the test: what loads can be called.
-func probeTaskFromPid(*Prober) error {
-	types, err := haveBTF()
+func probeTaskFromPid(p *Prober) error {
+	get, err := p.kfunc(fnTaskFromPid)
 	if err != nil {
 		return err
 	}
-	get, err := kfuncCall(types, "bpf_task_from_pid")
+	put, err := p.kfunc(fnTaskRelease)
 	if err != nil {
 		return err
 	}
-	put, err := kfuncCall(types, "bpf_task_release")
-	if err != nil {
-		return err
-	}
-	return loadOnFentryTest(asm.Instructions{
+	return p.loadOnFentryTest(asm.Instructions{
 		asm.Mov.Imm(asm.R1, 1),
 		get,
 		asm.JEq.Imm(asm.R0, 0, "out"),
@@ -326,19 +305,11 @@ func probeTaskFromPid(*Prober) error {
 	})
 }
 
-// kfuncCall is a call by type id of a function of the kernel proper.
-func kfuncCall(types *btf.Spec, name string) (asm.Instruction, error) {
-	var fn *btf.Func
-	err := types.TypeByName(name, &fn)
-	if errors.Is(err, btf.ErrNotFound) {
-		return asm.Instruction{}, noBecause("the kernel has no function "+name, "")
-	}
+// kfunc is a call by type id of a function of the kernel proper.
+func (p *Prober) kfunc(name string) (asm.Instruction, error) {
+	id, err := p.types.of(name)
 	if err != nil {
-		return asm.Instruction{}, atStage(stageSetup, fmt.Errorf("looking up %s: %w", name, err))
-	}
-	id, err := types.TypeID(fn)
-	if err != nil {
-		return asm.Instruction{}, atStage(stageSetup, fmt.Errorf("looking up %s: %w", name, err))
+		return asm.Instruction{}, err
 	}
 	return asm.Instruction{
 		OpCode: asm.OpCode(asm.JumpClass).SetJumpOp(asm.Call), Src: asm.PseudoKfuncCall, Constant: int64(id),
@@ -374,7 +345,7 @@ func probeCopyFromUserTask(*Prober) error {
 		},
 	})
 	var verifier *ebpf.VerifierError
-	if errors.Is(err, unix.EINVAL) && !errors.As(err, &verifier) {
+	if errors.Is(err, unix.EINVAL) && (!errors.As(err, &verifier) || len(spoken(verifier.Log)) == 0) {
 		return noBecause("the kernel has no programs that user space runs by hand (5.14), nor this helper", "")
 	}
 	if err != nil {
