@@ -29,27 +29,42 @@ const drainTime = 5 * time.Second
 // runCommand runs the command in a cgroup and sends its output and status. When
 // the command ends, what it left running is killed: nobody is there to use it.
 func runCommand(out *wire.Writer, config wire.Config, cgroup *os.File) error {
-	if err := out.Send(wire.Started, []byte(release())); err != nil {
-		return err
-	}
 	if err := setLimits(); err != nil {
 		return err
 	}
-	var copies sync.WaitGroup
-	files := make([]*os.File, 3)
-	var err error
-	if files[0], err = os.Open(os.DevNull); err != nil {
+	return relay(out, config, &syscall.SysProcAttr{
+		Setsid: true, UseCgroupFD: true, CgroupFD: int(cgroup.Fd()),
+	}, func(pid int) int {
+		status := reap(pid)
+		// -1 is every process but this one and the kernel's threads.
+		_ = unix.Kill(-1, unix.SIGKILL)
+		go reapAll()
+		return status
+	})
+}
+
+// relay starts the command, sends its output, and its status last. wait waits
+// for the command and returns its exit status.
+func relay(out *wire.Writer, config wire.Config, attributes *syscall.SysProcAttr, wait func(pid int) int) error {
+	if err := out.Send(wire.Started, []byte(release())); err != nil {
 		return err
 	}
-	for i, kind := range []wire.Kind{wire.Stdout, wire.Stderr} {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return err
+	}
+	files := []*os.File{null}
+	var copies sync.WaitGroup
+	for _, kind := range []wire.Kind{wire.Stdout, wire.Stderr} {
+		// Pipes and not the port itself, which only one process may have open.
 		r, w, err := os.Pipe()
 		if err != nil {
 			return err
 		}
-		files[i+1] = w
+		files = append(files, w)
 		copies.Go(func() { _, _ = io.Copy(out.Stream(kind), r) })
 	}
-	status, err := start(config, files, cgroup)
+	pid, status, err := start(config, files, attributes)
 	if err != nil {
 		fmt.Fprintf(files[2], "%s: %v\n", config.Command[0], err)
 	}
@@ -57,11 +72,8 @@ func runCommand(out *wire.Writer, config wire.Config, cgroup *os.File) error {
 		f.Close()
 	}
 	if err == nil {
-		status = reap(status)
+		status = wait(pid)
 	}
-	// -1 is every process but this one and the kernel's threads.
-	_ = unix.Kill(-1, unix.SIGKILL)
-	go reapAll()
 	drained := make(chan struct{})
 	go func() { copies.Wait(); close(drained) }()
 	select {
@@ -73,17 +85,18 @@ func runCommand(out *wire.Writer, config wire.Config, cgroup *os.File) error {
 	return out.Send(wire.Exit, []byte{byte(status)})
 }
 
-// start starts the command and returns its process id, or the exit status that
-// a shell would give with the error.
-func start(config wire.Config, files []*os.File, cgroup *os.File) (int, error) {
+// start starts the command and returns its process id, or an error with the
+// exit status that a shell would give for it.
+func start(config wire.Config, files []*os.File, attributes *syscall.SysProcAttr) (pid, status int, err error) {
+	// LookPath goes by this process's own folder and PATH.
 	if err := os.Chdir(config.Dir); err != nil {
-		return exitNotFound, err
+		return 0, exitNotFound, err
 	}
 	os.Clearenv()
 	for _, entry := range config.Env {
 		name, value, _ := strings.Cut(entry, "=")
 		if err := os.Setenv(name, value); err != nil {
-			return exitNotExecutable, err
+			return 0, exitNotExecutable, err
 		}
 	}
 	program, err := exec.LookPath(config.Command[0])
@@ -93,37 +106,37 @@ func start(config wire.Config, files []*os.File, cgroup *os.File) (int, error) {
 			err = lookup.Err
 		}
 		if errors.Is(err, os.ErrPermission) {
-			return exitNotExecutable, err
+			return 0, exitNotExecutable, err
 		}
-		return exitNotFound, err
+		return 0, exitNotFound, err
 	}
 	process, err := os.StartProcess(program, config.Command, &os.ProcAttr{
-		Dir:   config.Dir,
-		Env:   config.Env,
-		Files: files,
-		Sys:   &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(cgroup.Fd())},
+		Dir: config.Dir, Env: os.Environ(), Files: files, Sys: attributes,
 	})
 	if err != nil {
-		return exitNotExecutable, err
+		return 0, exitNotExecutable, err
 	}
-	return process.Pid, nil
+	return process.Pid, 0, nil
 }
 
 // reap waits for a child, and meanwhile for the orphans that the first process
-// inherits. It returns the exit status as a shell does: 128 and the signal for a
-// child that was killed.
+// inherits. It returns the child's exit status.
 func reap(pid int) int {
 	for {
 		var status unix.WaitStatus
-		got, err := unix.Wait4(-1, &status, 0, nil)
-		if err != nil || got != pid {
-			continue
+		if got, err := unix.Wait4(-1, &status, 0, nil); err == nil && got == pid {
+			return exitStatus(status)
 		}
-		if status.Signaled() {
-			return 128 + int(status.Signal())
-		}
-		return status.ExitStatus()
 	}
+}
+
+// exitStatus is what a shell gives: 128 and the signal for a process that was
+// killed.
+func exitStatus(status unix.WaitStatus) int {
+	if status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return status.ExitStatus()
 }
 
 func reapAll() {

@@ -16,6 +16,13 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == serviceArgument {
+		if err := runService(); err != nil {
+			fmt.Fprintln(os.Stderr, "vminit:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "vminit: this is the first process of a test guest, not a command")
 		os.Exit(2)
@@ -23,7 +30,7 @@ func main() {
 	port, err := connect()
 	if err == nil {
 		out := wire.NewWriter(port)
-		if err = run(out, port); err != nil {
+		if err = run(out); err != nil {
 			err = out.Send(wire.Fatal, []byte(err.Error()))
 		}
 	}
@@ -45,7 +52,7 @@ func connect() (*os.File, error) {
 			return nil, err
 		}
 	}
-	config, err := readConfig()
+	config, err := readConfig(wire.ConfigPath)
 	if err != nil {
 		return nil, err
 	}
@@ -57,8 +64,8 @@ func connect() (*os.File, error) {
 	return openPort(20 * time.Second)
 }
 
-func readConfig() (config wire.Config, err error) {
-	text, err := os.ReadFile(wire.ConfigPath)
+func readConfig(path string) (config wire.Config, err error) {
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return config, err
 	}
@@ -98,20 +105,21 @@ func openPort(patience time.Duration) (*os.File, error) {
 	}
 }
 
-// run mounts everything and runs the command.
-func run(out *wire.Writer, port *os.File) error {
-	config, err := readConfig()
+// run mounts everything and runs the command, or makes systemd the first process
+// with the command as a service of it.
+func run(out *wire.Writer) error {
+	config, err := readConfig(wire.ConfigPath)
 	if err != nil {
 		return err
 	}
 	if err := switchRoot(config); err != nil {
 		return err
 	}
-	if config.Systemd {
-		return startSystemd(config, port)
-	}
 	if err := mountAll(config); err != nil {
 		return err
+	}
+	if config.Systemd {
+		return startSystemd(config)
 	}
 	runner, err := makeCgroups()
 	if err != nil {

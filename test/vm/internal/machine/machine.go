@@ -219,7 +219,7 @@ func (s Spec) arguments() []string {
 // commandLine is the kernel's. An oops ends the guest: a test that goes on after
 // one proves nothing.
 func (s Spec) commandLine() string {
-	return strings.TrimSpace("console=ttyS0 quiet panic=-1 oops=panic random.trust_cpu=on mitigations=off " + s.Append)
+	return strings.TrimSpace("console=ttyS0 quiet panic=-1 oops=panic random.trust_cpu=on mitigations=off no_timer_check " + s.Append)
 }
 
 // export are QEMU's arguments for a 9p export. With security model "none" files
