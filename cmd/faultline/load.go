@@ -1,0 +1,87 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+
+	"faultline.dev/faultline/api/document"
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults"
+)
+
+// load reads an experiment from a file, or from stdin for "-", checks it and
+// puts its defaults in. Its errors are the caller's fault: exit code 2.
+func (a *app) load(name string) (*v1.Experiment, error) {
+	data, shown, err := a.read(name)
+	if err != nil {
+		return nil, usage(err)
+	}
+	doc, err := document.Decode(shown, data)
+	if err != nil {
+		return nil, err
+	}
+	if err := check(doc); err != nil {
+		return nil, err
+	}
+	faults.Defaults(doc.Experiment)
+	return doc.Experiment, nil
+}
+
+// read returns the text and the name that errors call it by.
+func (a *app) read(name string) (data []byte, shown string, err error) {
+	in := a.stdin
+	if name == "-" {
+		name = "stdin"
+	} else {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, "", fmt.Errorf("reading %s: %w", name, reason(err))
+		}
+		defer f.Close()
+		in = f
+	}
+	// One byte more than is allowed, for Decode to see that there is more.
+	data, err = io.ReadAll(io.LimitReader(in, document.MaxSize+1))
+	if err != nil {
+		return nil, "", fmt.Errorf("reading %s: %w", name, reason(err))
+	}
+	return data, name, nil
+}
+
+// reason takes the call and the path, which the caller has said, off an error
+// of package os.
+func reason(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}
+
+// check finds what the schema can't say, each problem at its place.
+func check(doc *document.Document) error {
+	var errs document.Errors
+	for _, p := range faults.Validate(doc.Experiment) {
+		errs = append(errs, doc.Error(p.Path, p.Message))
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(errs, func(a, b *document.Error) int {
+		if a.Line != b.Line {
+			return a.Line - b.Line
+		}
+		return a.Column - b.Column
+	})
+	return errs
+}
+
+// isPlaced tells whether an error says itself in which file and line it is.
+func isPlaced(err error) bool {
+	var placed document.Errors
+	return errors.As(err, &placed)
+}
