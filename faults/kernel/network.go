@@ -55,8 +55,10 @@ func inNetns(fn func(lo netlink.Link) error) error {
 }
 
 // loopback is where probes send: the discard port, on which nobody listens in a
-// new namespace.
-var loopback = unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}}
+// new namespace. Each caller gets its own, because a system call writes into it.
+func loopback() *unix.SockaddrInet4 {
+	return &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}}
+}
 
 // sendOne sends one UDP packet over lo. The egress hooks of tc run before
 // sendto returns.
@@ -66,7 +68,7 @@ func sendOne() error {
 		return atStage(stageSetup, fmt.Errorf("making a socket: %w", err))
 	}
 	defer unix.Close(fd)
-	if err := unix.Sendto(fd, []byte("probe"), 0, &loopback); err != nil {
+	if err := unix.Sendto(fd, []byte("probe"), 0, loopback()); err != nil {
 		return atStage(stageSetup, fmt.Errorf("sending a packet: %w", err))
 	}
 	return nil

@@ -50,9 +50,10 @@ func runIn(dir string) (outcome, error) {
 	}
 	defer unix.Munmap(page)
 
-	addr := unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: loopback.Addr}
+	to := loopback()
+	addr := unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: to.Addr}
 	port := (*[2]byte)(unsafe.Pointer(&addr.Port))
-	port[0], port[1] = byte(loopback.Port>>8), byte(loopback.Port)
+	port[0], port[1] = byte(to.Port>>8), byte(to.Port)
 	zero := [1]byte{'0'}
 	w := &workload{
 		procs: procs.Fd(), zero: unsafe.Pointer(&zero[0]), addr: unsafe.Pointer(&addr),
