@@ -1,0 +1,502 @@
+//go:build privileged
+
+package target
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/kernel"
+	"faultline.dev/faultline/test/env"
+)
+
+func TestMain(m *testing.M) {
+	env.Main(m, map[string]env.Workload{"resolve": resolveWorkload, "inside": insideWorkload, "threads": threadsWorkload})
+}
+
+func newResolver(t *testing.T) *Resolver {
+	return &Resolver{CgroupRoot: env.CgroupRoot(t), SelfPID: os.Getpid()}
+}
+
+// below is the path of a cgroup as a document names it.
+func below(t *testing.T, c fault.Cgroup) string {
+	return strings.TrimPrefix(c.Path, env.CgroupRoot(t))
+}
+
+func pid(n int) *v1.Target { return &v1.Target{Target: &v1.Target_Pid{Pid: int32(n)}} }
+
+func wantCgroups(t *testing.T, r *Resolver, target *v1.Target, want ...fault.Cgroup) {
+	t.Helper()
+	got, err := r.Resolve(t.Context(), target, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%v (-want +got):\n%s", target, diff)
+	}
+}
+
+func wantRefused(t *testing.T, r *Resolver, target *v1.Target, kind error, parts ...string) {
+	t.Helper()
+	got, err := r.Resolve(t.Context(), target, 1)
+	if !errors.Is(err, kind) {
+		t.Errorf("%v: resolved to %v, error %v; wanted %q", target, got, err, kind)
+		return
+	}
+	for _, part := range parts {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%v: error %q does not contain %q", target, err, part)
+		}
+	}
+}
+
+func TestCgroupByPath(t *testing.T) {
+	t.Parallel()
+	r := newResolver(t)
+	c := env.Cgroup(t)
+	child := env.Child(t, c, "cart")
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(child.Path, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, given := range []string{
+		below(t, child), strings.TrimPrefix(below(t, child), "/"), child.Path,
+		below(t, child) + "/", below(t, c) + "//./cart", link,
+	} {
+		wantCgroups(t, r, cgroup(given), child)
+	}
+	if child.Level != c.Level+1 || child.ID == c.ID {
+		t.Errorf("cgroups %+v and %+v", c, child)
+	}
+}
+
+func TestCgroupByPattern(t *testing.T) {
+	t.Parallel()
+	r := newResolver(t)
+	c := env.Cgroup(t)
+	a, b, odd := env.Child(t, c, "b-cart"), env.Child(t, c, "a-cart"), env.Child(t, c, `odd[1]\x2d`)
+	env.Child(t, a, "deeper")
+	wantCgroups(t, r, cgroup(below(t, c)+"/*-cart"), b, a)
+	wantCgroups(t, r, cgroup(c.Path+"/[a]-*"), b)
+	wantCgroups(t, r, cgroup(below(t, c)+`/odd[1]\x2d`), odd)
+	wantCgroups(t, r, cgroup(below(t, c)+`/odd*\x2d`), odd)
+	wantRefused(t, r, cgroup(below(t, c)+"/x*"), ErrNotFound, "matches nothing", "nearest cgroup that exists is "+below(t, c), "a-cart, b-cart")
+	wantRefused(t, r, cgroup(below(t, c)+"/[x"), ErrInvalid, "not a pattern")
+
+	one := cgroup(below(t, c) + "/*-cart")
+	one.Pick = count(1)
+	first, err := r.Resolve(t.Context(), one, 5)
+	if err != nil || len(first) != 1 {
+		t.Fatalf("picked %v, %v", first, err)
+	}
+	again, err := r.Resolve(t.Context(), one, 5)
+	if err != nil || !cmp.Equal(first, again) {
+		t.Errorf("picked %v, then %v, %v", first, again, err)
+	}
+}
+
+func TestCgroupThatIsNone(t *testing.T) {
+	t.Parallel()
+	r := newResolver(t)
+	c := env.Cgroup(t)
+	leaf := env.Child(t, c, "leaf")
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink("/etc", link); err != nil {
+		t.Fatal(err)
+	}
+	wantRefused(t, r, cgroup(below(t, leaf)+"/a/b"), ErrNotFound, "does not exist", "nearest cgroup that exists is "+below(t, leaf), "no children")
+	wantRefused(t, r, cgroup(below(t, c)+"/cgroup.procs"), ErrNotFound, "does not exist")
+	wantRefused(t, r, cgroup(""), ErrInvalid, "empty")
+	wantRefused(t, r, cgroup(below(t, c)+"/../x"), ErrInvalid, `".."`)
+	wantRefused(t, r, cgroup("/etc"), ErrNotFound, "not a cgroup")
+	wantRefused(t, r, cgroup(link), ErrNotFound, "not a cgroup")
+}
+
+func TestCgroupOfVersionOneIsRefused(t *testing.T) {
+	t.Parallel()
+	// A hierarchy of version 1 without controllers can be mounted beside
+	// the others on each kernel that has version 1 at all.
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "cgroup", 0, "none,name=faultline-test"); err != nil {
+		if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL) {
+			t.Skipf("this kernel has no cgroup version 1: %v", err)
+		}
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := env.Within(10*time.Second, func() error { return unix.Unmount(dir, 0) }); err != nil {
+			t.Error(err)
+		}
+	})
+	wantRefused(t, newResolver(t), cgroup(dir), ErrInvalid, "version 1")
+}
+
+func TestCgroupByPID(t *testing.T) {
+	t.Parallel()
+	r := newResolver(t)
+	c := env.Cgroup(t)
+	p := env.StartProgram(t, c, nil, "cat")
+	wantCgroups(t, r, pid(p.PID()), c)
+
+	wantRefused(t, r, pid(0), ErrInvalid, "above 0")
+	wantRefused(t, r, pid(-5), ErrInvalid, "above 0")
+	wantRefused(t, r, pid(1<<30), ErrNotFound, "no process has pid")
+	wantRefused(t, r, pid(2), ErrProtected, "kernel thread", "kthreadd")
+	wantRefused(t, r, pid(1), ErrProtected)
+	wantRefused(t, r, pid(os.Getpid()), ErrProtected)
+
+	zombie := exec.Command("true")
+	if err := zombie.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Waitid(unix.P_PID, zombie.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	wantRefused(t, r, pid(zombie.Process.Pid), ErrNotFound, "has ended")
+	if err := zombie.Wait(); err != nil {
+		t.Fatal(err)
+	}
+
+	root := exec.Command("cat")
+	in, err := root.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Open(env.CgroupRoot(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	root.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	if err := root.Start(); err != nil {
+		t.Fatal(err)
+	}
+	wantRefused(t, r, pid(root.Process.Pid), ErrProtected, "root cgroup", "systemd-run")
+	if err := errors.Join(in.Close(), root.Wait()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestThreadIsNotAProcess(t *testing.T) {
+	t.Parallel()
+	c := env.Cgroup(t)
+	p := env.Start(t, c, nil, "threads")
+	var tids []int
+	p.Read(&tids)
+	i := slices.IndexFunc(tids, func(tid int) bool { return tid != p.PID() })
+	wantRefused(t, newResolver(t), pid(tids[i]), ErrInvalid, fmt.Sprintf("thread of process %d", p.PID()))
+}
+
+// threadsWorkload prints the ids of its threads, of which a Go program has
+// several, and waits.
+func threadsWorkload(in io.Reader, out *json.Encoder, _ []string) error {
+	entries, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return err
+	}
+	var tids []int
+	for _, e := range entries {
+		tid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			return err
+		}
+		tids = append(tids, tid)
+	}
+	if err := out.Encode(tids); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, in)
+	return err
+}
+
+func TestProcesses(t *testing.T) {
+	t.Parallel()
+	r := newResolver(t)
+	c := env.Cgroup(t)
+	a, b := env.Child(t, c, "a"), env.Child(t, c, "b")
+	deep := env.Child(t, b, "deep")
+	want := []int{env.StartProgram(t, a, nil, "cat").PID(), env.StartProgram(t, deep, nil, "cat").PID(), env.StartProgram(t, deep, nil, "cat").PID()}
+	slices.Sort(want)
+	got, err := r.Processes(c)
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("processes %v, %v; wanted %v", got, err, want)
+	}
+	if _, err := r.Processes(fault.Cgroup{Path: c.Path, ID: c.ID + 1}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("took another cgroup for the one that was meant: %v", err)
+	}
+	if _, err := r.Processes(fault.Cgroup{Path: c.Path + "/gone", ID: 5}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestProcessesOfAThreadedCgroup(t *testing.T) {
+	t.Parallel()
+	r := newResolver(t)
+	c := env.Cgroup(t)
+	p := env.Start(t, c, nil, "threads")
+	var tids []int
+	p.Read(&tids)
+	threaded := env.Child(t, c, "threaded")
+	if err := os.WriteFile(filepath.Join(threaded.Path, "cgroup.type"), []byte("threaded"), 0); err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(tids, func(tid int) bool { return tid != p.PID() })
+	if err := os.WriteFile(filepath.Join(threaded.Path, "cgroup.threads"), []byte(strconv.Itoa(tids[i])), 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, of := range []fault.Cgroup{c, threaded} {
+		got, err := r.Processes(of)
+		if err != nil || !slices.Equal(got, []int{p.PID()}) {
+			t.Errorf("processes of %s: %v, %v; wanted %d", of.Path, got, err, p.PID())
+		}
+	}
+	// Back to one cgroup, so that the child can be removed.
+	p.Kill()
+}
+
+func TestProcessesWhileCgroupsComeAndGo(t *testing.T) {
+	t.Parallel()
+	r := newResolver(t)
+	c := env.Cgroup(t)
+	p := env.StartProgram(t, c, nil, "cat")
+	stop, ended := make(chan struct{}), make(chan error)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				ended <- nil
+				return
+			default:
+			}
+			deep := filepath.Join(c.Path, "x", "y")
+			if err := errors.Join(os.MkdirAll(deep, 0o755), os.Remove(deep), os.Remove(filepath.Dir(deep))); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	for range 2000 {
+		got, err := r.Processes(c)
+		if err != nil || !slices.Equal(got, []int{p.PID()}) {
+			t.Errorf("processes %v, %v", got, err)
+			break
+		}
+	}
+	close(stop)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestProtected(t *testing.T) {
+	t.Parallel()
+	c := env.Cgroup(t)
+	child := env.Child(t, c, "child")
+	r := newResolver(t)
+	wantRefused(t, r, cgroup("/"), ErrProtected, "root of the hierarchy")
+	wantRefused(t, r, cgroup(env.CgroupRoot(t)), ErrProtected, "root of the hierarchy")
+	wantCgroups(t, r, cgroup(c.Path), c)
+
+	self := env.StartProgram(t, child, nil, "cat")
+	r.SelfPID = self.PID()
+	wantRefused(t, r, cgroup(child.Path), ErrProtected, "cgroup of this program")
+	wantRefused(t, r, cgroup(c.Path), ErrProtected, "contains the cgroup of this program", child.Path)
+	wantRefused(t, r, pid(self.PID()), ErrProtected, "cgroup of this program")
+	wantRefused(t, r, cgroup(c.Path+"/*"), ErrProtected, "cgroup of this program")
+	beside := env.Child(t, c, "child-2")
+	wantCgroups(t, r, cgroup(beside.Path), beside)
+
+	// Whether it is refused must not depend on what the seed picks.
+	both := cgroup(c.Path + "/*")
+	both.Pick = count(1)
+	for seed := range uint64(8) {
+		if got, err := r.Resolve(t.Context(), both, seed); !errors.Is(err, ErrProtected) {
+			t.Errorf("seed %d: %v, %v", seed, got, err)
+		}
+	}
+}
+
+func TestProtectedPrograms(t *testing.T) {
+	t.Parallel()
+	r := newResolver(t)
+	cat, err := exec.LookPath("cat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(cat)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"sshd", "sshd-session", "kubelet", "containerd", "crio", "dockerd"} {
+		c := env.Cgroup(t)
+		p := env.StartProgram(t, env.Child(t, c, "deep"), nil, program(t, text, name))
+		wantRefused(t, r, cgroup(c.Path), ErrProtected, fmt.Sprintf("(pid %d) is in it", p.PID()))
+	}
+	for _, name := range []string{"conmon", "containerd-shim-runc-v2", "sshd2"} {
+		c := env.Cgroup(t)
+		env.StartProgram(t, c, nil, program(t, text, name))
+		wantCgroups(t, r, cgroup(c.Path), c)
+	}
+	// An upgrade has replaced the program that still runs.
+	c := env.Cgroup(t)
+	path := program(t, text, "sshd")
+	p := env.StartProgram(t, c, nil, path)
+	p.Tell("hello") // it runs once it answers
+	if p.Line() != "hello" {
+		t.Error("cat does not answer")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	wantRefused(t, r, cgroup(c.Path), ErrProtected, "sshd")
+}
+
+func program(t *testing.T, text []byte, name string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, text, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// answer is what a resolver in another process says.
+type answer struct {
+	Cgroups []fault.Cgroup
+	Err     string
+	Is      []string
+}
+
+// resolveWorkload resolves a cgroup in namespaces of its own: args are the
+// kind of surroundings, the path that is mounted or "", and the target.
+func resolveWorkload(in io.Reader, out *json.Encoder, args []string) error {
+	flags := map[string]uintptr{
+		"cgroupns": unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP,
+		"bind":     unix.CLONE_NEWNS,
+		"pidns":    unix.CLONE_NEWNS | unix.CLONE_NEWPID,
+	}
+	cmd := exec.Command("/proc/self/exe", args...)
+	for _, v := range os.Environ() {
+		if strings.HasSuffix(v, "=resolve") {
+			v = strings.TrimSuffix(v, "resolve") + "inside"
+		}
+		cmd.Env = append(cmd.Env, v)
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags[args[0]]}
+	return cmd.Run()
+}
+
+func insideWorkload(_ io.Reader, out *json.Encoder, args []string) error {
+	kind, dir, shown, target := args[0], args[1], args[2], args[3]
+	r := &Resolver{CgroupRoot: dir}
+	err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	switch kind {
+	case "cgroupns":
+		err = errors.Join(err, unix.Mount("none", dir, "cgroup2", 0, ""))
+	case "bind":
+		err = errors.Join(err, unix.Mount(shown, dir, "", unix.MS_BIND, ""))
+	case "pidns":
+		err = errors.Join(err, unix.Mount("proc", "/proc", "proc", 0, ""))
+		r.CgroupRoot = shown
+	}
+	if err != nil {
+		return err
+	}
+	var a answer
+	a.Cgroups, err = r.Resolve(context.Background(), cgroup(target), 1)
+	if err != nil {
+		a.Err = err.Error()
+	}
+	for _, kind := range []error{ErrUnknownLevel, ErrProtected, ErrNotFound} {
+		if errors.Is(err, kind) {
+			a.Is = append(a.Is, kind.Error())
+		}
+	}
+	return out.Encode(a)
+}
+
+func ask(t *testing.T, in fault.Cgroup, kind, shown, target string) answer {
+	t.Helper()
+	var a answer
+	p := env.Start(t, in, nil, "resolve", kind, t.TempDir(), shown, target)
+	p.Read(&a)
+	p.Wait()
+	return a
+}
+
+func TestLevelInACgroupNamespaceIsNotGuessed(t *testing.T) {
+	t.Parallel()
+	c := env.Cgroup(t)
+	child := env.Child(t, c, "child")
+	a := ask(t, c, "cgroupns", "", "/child")
+	if !slices.Contains(a.Is, ErrUnknownLevel.Error()) || !strings.Contains(a.Err, "cgroup namespace") {
+		t.Errorf("answer %+v; the level is %d", a, child.Level)
+	}
+}
+
+func TestLevelBelowABindMount(t *testing.T) {
+	t.Parallel()
+	c := env.Cgroup(t)
+	child := env.Child(t, c, "child")
+	deep := env.Child(t, child, "deep")
+	outside := env.Cgroup(t)
+	a := ask(t, outside, "bind", c.Path, "/child/deep")
+	if a.Err != "" || len(a.Cgroups) != 1 || a.Cgroups[0].Level != deep.Level || a.Cgroups[0].ID != deep.ID {
+		t.Errorf("answer %+v, wanted %+v", a, deep)
+	}
+	// The mount's root is not the hierarchy's, and still not a target.
+	if a := ask(t, outside, "bind", c.Path, "/"); !slices.Contains(a.Is, ErrProtected.Error()) {
+		t.Errorf("answer %+v", a)
+	}
+}
+
+func TestOtherPIDNamespaces(t *testing.T) {
+	t.Parallel()
+	c := env.Cgroup(t)
+	root := env.CgroupRoot(t)
+	// In its namespace the program that asks is PID 1.
+	inner := env.Child(t, c, "inner")
+	if a := ask(t, inner, "pidns", root, below(t, c)); !slices.Contains(a.Is, ErrProtected.Error()) || !strings.Contains(a.Err, "PID 1") {
+		t.Errorf("answer %+v", a)
+	}
+	// What runs outside of it can't be examined, so it is not touched.
+	other := env.Cgroup(t)
+	env.StartProgram(t, other, nil, "cat")
+	if a := ask(t, inner, "pidns", root, below(t, other)); !strings.Contains(a.Err, "another PID namespace") {
+		t.Errorf("answer %+v", a)
+	}
+}
+
+func TestMountIsFoundHere(t *testing.T) {
+	t.Parallel()
+	root, err := kernel.Cgroup2Mount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := (&Resolver{CgroupRoot: root}).hierarchy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.close()
+	if h.base != 0 {
+		t.Errorf("level of %s is %d", root, h.base)
+	}
+}
