@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -48,7 +49,7 @@ func runIn(dir string) (outcome, error) {
 	if err != nil {
 		return outcome{}, atStage(stageSetup, fmt.Errorf("sharing memory with the probe's child: %w", err))
 	}
-	defer unix.Munmap(page)
+	defer func() { _ = unix.Munmap(page) }()
 
 	to := loopback()
 	addr := unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: to.Addr}
@@ -78,7 +79,7 @@ func runIn(dir string) (outcome, error) {
 		// The child has no exit signal, so that a reaper of this process does not
 		// take it for its own; such children are waited for with __WALL.
 		_, err = unix.Wait4(int(pid), &status, unix.WALL, nil)
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}
@@ -128,6 +129,6 @@ func fork(w *workload) (uintptr, unix.Errno) {
 	}
 	r.done = 1
 	for {
-		unix.RawSyscall6(unix.SYS_EXIT_GROUP, 0, 0, 0, 0, 0, 0)
+		_, _, _ = unix.RawSyscall6(unix.SYS_EXIT_GROUP, 0, 0, 0, 0, 0, 0)
 	}
 }
