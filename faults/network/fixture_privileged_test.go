@@ -6,7 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -23,7 +23,7 @@ import (
 
 const seed = 42
 
-type kindOf = fault.Kind
+var errNotYet = errors.New("not yet")
 
 // fixture is a target and a neighbour on one network.
 type fixture struct {
@@ -31,6 +31,7 @@ type fixture struct {
 	target, neighbour fault.Cgroup
 	network           env.Network
 	prober            *kernel.Prober
+	exempt            []netip.AddrPort
 	undos             *undoList
 	watches           []watched
 }
@@ -40,27 +41,29 @@ type watched struct {
 	before []string
 }
 
-func newFixture(t *testing.T) *fixture {
+// newFixture skips the test where the kernel lacks the mechanism, and fails it
+// where the kernel is declared to have it. "auto" is what every kernel has one
+// of.
+func newFixture(t *testing.T, kind fault.Kind, mechanism string) *fixture {
 	t.Helper()
+	prober := kernel.NewProber(env.CgroupRoot(t), slog.New(slog.DiscardHandler))
+	for _, m := range kind.Mechanisms {
+		if m.Name != mechanism {
+			continue
+		}
+		for _, capability := range m.Needs {
+			if answer := prober.Probe(t.Context(), capability); !answer.OK() {
+				kernels.Missing(t, string(capability), errors.New(answer.Reason))
+			}
+		}
+	}
 	return &fixture{
 		t:         t,
 		target:    env.Cgroup(t),
 		neighbour: env.Cgroup(t),
 		network:   env.NewNetwork(t),
-		prober:    kernel.NewProber(env.CgroupRoot(t), slog.New(slog.DiscardHandler)),
+		prober:    prober,
 		undos:     &undoList{},
-	}
-}
-
-// needs skips the test where the kernel lacks the mechanism, and fails it where
-// the kernel is declared to have it.
-func (f *fixture) needs(kind fault.Kind, mechanism string) {
-	f.t.Helper()
-	i := slices.IndexFunc(kind.Mechanisms, func(m fault.Mechanism) bool { return m.Name == mechanism })
-	for _, capability := range kind.Mechanisms[i].Needs {
-		if answer := f.prober.Probe(f.t.Context(), capability); !answer.OK() {
-			kernels.Missing(f.t, string(capability), errors.New(answer.Reason))
-		}
 	}
 }
 
@@ -73,7 +76,8 @@ func (f *fixture) plan(kind fault.Kind, spec *v1.Fault) (*fault.Plan, error) {
 		Cgroups:  []fault.Cgroup{f.target},
 		Seed:     seed,
 		Prober:   f.prober,
-		Resolver: net.DefaultResolver,
+		Resolver: names{},
+		Exempt:   f.exempt,
 		Observe:  spec.GetObserve(),
 		Log:      slog.New(slog.DiscardHandler),
 	})
@@ -106,6 +110,9 @@ func (f *fixture) revert(injection fault.Injection) {
 	}
 	for _, w := range f.watches {
 		after, err := w.watch.State()
+		if errors.Is(err, fault.ErrGone) {
+			continue // the test ended, and its processes with their namespace
+		}
 		if err != nil {
 			f.t.Error(err)
 		}

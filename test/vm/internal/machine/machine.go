@@ -101,7 +101,7 @@ func Run(ctx context.Context, s Spec) (int, error) {
 	result := make(chan outcome, 1)
 	go func() { result <- s.relay(port) }()
 
-	status, err := s.await(ctx, result)
+	status, err := s.await(ctx, port, result)
 	_ = cmd.Process.Kill()
 	<-ended
 	<-consoleDone
@@ -114,20 +114,39 @@ func Run(ctx context.Context, s Spec) (int, error) {
 type outcome struct {
 	status int
 	err    error
+	dump   string // what the processes do; then there is no status
 }
 
+// dumpTime is how long a guest whose time is over may take to say what its
+// processes do.
+const dumpTime = 5 * time.Second
+
 // await waits for the guest, the time limit or the context.
-func (s Spec) await(ctx context.Context, result <-chan outcome) (int, error) {
+func (s Spec) await(ctx context.Context, port io.Writer, result <-chan outcome) (int, error) {
 	limit := time.NewTimer(s.Timeout)
 	defer limit.Stop()
 	select {
 	case o := <-result:
 		return o.status, o.err
-	case <-limit.C:
-		return 0, fmt.Errorf("%w: no exit status after %v", ErrHang, s.Timeout)
 	case <-ctx.Done():
 		return 0, context.Cause(ctx)
+	case <-limit.C:
 	}
+	err := fmt.Errorf("%w: no exit status after %v", ErrHang, s.Timeout)
+	if _, failed := port.Write([]byte{wire.AskDump}); failed != nil {
+		return 0, err
+	}
+	patience := time.NewTimer(dumpTime)
+	defer patience.Stop()
+	select {
+	case o := <-result:
+		if o.dump != "" {
+			err = fmt.Errorf("%w; its processes:\n%s", err, o.dump)
+		}
+	case <-patience.C:
+	case <-ctx.Done():
+	}
+	return 0, err
 }
 
 // relay passes the command's output on until its status arrives.
@@ -147,6 +166,8 @@ func (s Spec) relay(port io.Reader) outcome {
 			_, err = s.Stdout.Write(payload)
 		case wire.Stderr:
 			_, err = s.Stderr.Write(payload)
+		case wire.Dump:
+			return outcome{dump: string(payload)}
 		case wire.Fatal:
 			return outcome{err: fmt.Errorf("%w: %s", ErrGuest, payload)}
 		case wire.Exit:
@@ -217,7 +238,8 @@ func (s Spec) arguments() []string {
 }
 
 // commandLine is the kernel's. An oops ends the guest: a test that goes on after
-// one proves nothing.
+// one proves nothing. The check of the timer panics on a busy host, where an
+// emulated tick can be late; with no_timer_check it is believed to work.
 func (s Spec) commandLine() string {
 	return strings.TrimSpace("console=ttyS0 quiet panic=-1 oops=panic random.trust_cpu=on mitigations=off no_timer_check " + s.Append)
 }

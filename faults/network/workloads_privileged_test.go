@@ -1,0 +1,281 @@
+//go:build linux && privileged
+
+package network_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/test/env"
+)
+
+func TestMain(m *testing.M) {
+	env.Main(m, map[string]env.Workload{
+		"udp-send":    udpSend,
+		"udp-receive": udpReceive,
+		"tcp-serve":   tcpServe,
+		"tcp-send":    tcpSend,
+	})
+}
+
+// sent is what a sender saw.
+type sent struct {
+	Errors int
+	First  string
+}
+
+// udpSend sends args[1] numbered datagrams to args[0] when it is told to. With a
+// third argument they are that many bytes long.
+func udpSend(in io.Reader, out *json.Encoder, args []string) error {
+	connection, err := net.Dial("udp", args[0])
+	if err != nil {
+		return err
+	}
+	count, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	padding := ""
+	if len(args) > 2 {
+		size, err := strconv.Atoi(args[2])
+		if err != nil {
+			return err
+		}
+		padding = strings.Repeat(" ", size)
+	}
+	if err := out.Encode("ready"); err != nil {
+		return err
+	}
+	var line string
+	for {
+		if _, err := fmt.Fscanln(in, &line); err != nil {
+			return nil
+		}
+		var result sent
+		for i := range count {
+			if _, err := fmt.Fprint(connection, i, padding); err != nil {
+				result.Errors++
+				result.First = err.Error()
+			}
+		}
+		if err := out.Encode(result); err != nil {
+			return err
+		}
+	}
+}
+
+// udpReceive prints the numbers that came, at each line that it reads.
+func udpReceive(in io.Reader, out *json.Encoder, args []string) error {
+	address, err := net.ResolveUDPAddr("udp", args[0])
+	if err != nil {
+		return err
+	}
+	connection, err := net.ListenUDP("udp", address)
+	if err != nil {
+		return err
+	}
+	if err := growBuffer(connection); err != nil {
+		return err
+	}
+	if err := out.Encode("ready"); err != nil {
+		return err
+	}
+	var line string
+	for {
+		if _, err := fmt.Fscanln(in, &line); err != nil {
+			return nil
+		}
+		received := []int{}
+		buffer := make([]byte, 65536)
+		for {
+			// The sender has ended: what is not here now was lost.
+			if err := connection.SetReadDeadline(time.Now().Add(500 * time.Millisecond)); err != nil {
+				return err
+			}
+			n, err := connection.Read(buffer)
+			if err != nil {
+				break
+			}
+			number, err := strconv.Atoi(strings.TrimSpace(string(buffer[:n])))
+			if err != nil {
+				return err
+			}
+			received = append(received, number)
+		}
+		if err := out.Encode(received); err != nil {
+			return err
+		}
+	}
+}
+
+// growBuffer makes room for everything that is ever sent, whatever
+// net.core.rmem_max says (SO_RCVBUFFORCE, socket(7)).
+func growBuffer(connection *net.UDPConn) error {
+	raw, err := connection.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	err = raw.Control(func(fd uintptr) {
+		set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20)
+	})
+	return errors.Join(err, set)
+}
+
+// udpPair is a sender and a receiver.
+type udpPair struct {
+	sender, receiver *env.Process
+	count            int
+}
+
+// newUDPPair sends from A, in the cgroup from, to B, in the cgroup to.
+func newUDPPair(t *testing.T, n env.Network, from, to fault.Cgroup, address string, count int) udpPair {
+	t.Helper()
+	var ready string
+	receiver := env.Start(t, to, n.B, "udp-receive", address)
+	receiver.Read(&ready)
+	sender := env.Start(t, from, n.A, "udp-send", address, strconv.Itoa(count))
+	sender.Read(&ready)
+	return udpPair{sender, receiver, count}
+}
+
+// exchange sends all datagrams and returns the sender's view and the numbers
+// that were lost.
+func (p udpPair) exchange() (result sent, lost []int) {
+	p.sender.Tell("go")
+	p.sender.Read(&result)
+	p.receiver.Tell("report")
+	var received []int
+	p.receiver.Read(&received)
+	slices.Sort(received)
+	for i := range p.count {
+		if _, found := slices.BinarySearch(received, i); !found {
+			lost = append(lost, i)
+		}
+	}
+	return result, lost
+}
+
+// tcpServe accepts connections and sends back what it gets.
+func tcpServe(in io.Reader, out *json.Encoder, args []string) error {
+	listener, err := net.Listen("tcp", args[0])
+	if err != nil {
+		return err
+	}
+	if err := out.Encode("ready"); err != nil {
+		return err
+	}
+	go func() {
+		for {
+			connection, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.Copy(connection, connection)
+				_ = connection.Close()
+			}()
+		}
+	}()
+	_, err = io.Copy(io.Discard, in)
+	return err
+}
+
+// transfer is what a TCP client saw.
+type transfer struct {
+	Error       string
+	Retransmits uint32
+}
+
+// tcpSend does what it reads: "dial" connects to args[0], "send" passes a
+// megabyte there and back over the open connection. A try ends after args[1].
+func tcpSend(in io.Reader, out *json.Encoder, args []string) error {
+	limit, err := time.ParseDuration(args[1])
+	if err != nil {
+		return err
+	}
+	if err := out.Encode("ready"); err != nil {
+		return err
+	}
+	var connection net.Conn
+	var line string
+	for {
+		if _, err := fmt.Fscanln(in, &line); err != nil {
+			return nil
+		}
+		var result transfer
+		if line == "dial" {
+			connection, err = net.DialTimeout("tcp", args[0], limit)
+		} else {
+			result.Retransmits, err = echo(connection.(*net.TCPConn), limit)
+		}
+		if err != nil {
+			result.Error = err.Error()
+		}
+		if err := out.Encode(result); err != nil {
+			return err
+		}
+	}
+}
+
+func echo(connection *net.TCPConn, limit time.Duration) (retransmits uint32, err error) {
+	const size = 1 << 20
+	if err := connection.SetDeadline(time.Now().Add(limit)); err != nil {
+		return 0, err
+	}
+	raw, err := connection.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(connection, strings.NewReader(strings.Repeat("x", size)))
+		wrote <- err
+	}()
+	_, err = io.CopyN(io.Discard, connection, size)
+	err = errors.Join(err, <-wrote)
+	control := raw.Control(func(fd uintptr) {
+		info, failed := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if failed == nil {
+			retransmits = info.Total_retrans
+		}
+	})
+	return retransmits, errors.Join(err, control)
+}
+
+// tcpPair is a client in A and a server in B.
+type tcpPair struct{ client *env.Process }
+
+func newTCPPair(t *testing.T, n env.Network, from, to fault.Cgroup, address string, limit time.Duration) tcpPair {
+	t.Helper()
+	var ready string
+	env.Start(t, to, n.B, "tcp-serve", address).Read(&ready)
+	return newTCPPairTo(t, n, from, address, limit)
+}
+
+// newTCPPairTo is one more client of a server that is there already.
+func newTCPPairTo(t *testing.T, n env.Network, from fault.Cgroup, address string, limit time.Duration) tcpPair {
+	t.Helper()
+	var ready string
+	client := env.Start(t, from, n.A, "tcp-send", address, limit.String())
+	client.Read(&ready)
+	return tcpPair{client}
+}
+
+// try lets the client dial or send.
+func (p tcpPair) try(what string) (result transfer) {
+	p.client.Tell(what)
+	p.client.Read(&result)
+	return result
+}
