@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +29,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if socket := os.Getenv(relayVariable); socket != "" {
+		if err := runRelay(socket); err != nil && !errors.Is(err, net.ErrClosed) {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	env.Main(m, map[string]env.Workload{"resolve": resolveWorkload, "inside": insideWorkload, "threads": threadsWorkload})
 }
 
