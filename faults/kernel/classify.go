@@ -94,6 +94,9 @@ var verdicts = []struct {
 	{[]string{"is not modifiable"}, "the kernel does not let a program replace the result of this function",
 		"a kernel built with CONFIG_FUNCTION_ERROR_INJECTION=y"},
 	{[]string{"is not sleepable", "attach to sleepable", "can be sleepable"}, "programs on this hook may not sleep", ""},
+	// Every kernel with kprobes has this one; only lockdown takes it away.
+	{[]string{"helper bpf_probe_read", "func bpf_probe_read"}, "the kernel is locked down and lets no program read its memory",
+		"boot without lockdown=confidentiality"},
 	{[]string{"unknown func", "program of this type cannot use helper", "cannot use helper", "invalid func"},
 		"the kernel does not have the helper function", ""},
 	{[]string{"is not allowed"}, "the kernel does not allow this call from a program of this type", ""},

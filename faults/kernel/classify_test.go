@@ -39,6 +39,8 @@ func TestClassify(t *testing.T) {
 			rejected(unix.EINVAL, "invalid func unknown#187"), root, No, "helper", "remedy"},
 		"helper not for this type": {
 			rejected(unix.EINVAL, "program of this type cannot use helper bpf_override_return#58"), root, No, "bpf_override_return", "remedy"},
+		"helper taken away by lockdown": {
+			rejected(unix.EINVAL, "program of this type cannot use helper bpf_probe_read#4"), root, No, "locked down", "lockdown="},
 		"kernel function not allowed": {
 			rejected(unix.EACCES, "calling kernel function bpf_task_from_pid is not allowed"), root, No, "bpf_task_from_pid", "remedy"},
 		"words that nobody has seen yet": {

@@ -6,7 +6,8 @@
 // a network namespace that belong to the probe alone and are gone when it
 // returns. No other process sees a probe: programs that have to be attached to
 // a hook of the whole machine act only on one call whose argument is a random
-// number that nobody else passes.
+// number that nobody else passes. Kernel modules that a probe loads (sch_fq, ifb
+// and so on) stay loaded.
 //
 // The answer has three values. Only yes and a conclusive no are remembered; an
 // unknown (no privileges, out of memory, cancelled) is tried again.
