@@ -3,6 +3,7 @@ module faultline.dev/faultline
 go 1.26.0
 
 require (
+	github.com/bufbuild/protocompile v0.14.1 // indirect
 	github.com/cilium/ebpf v0.22.0 // indirect
 	github.com/containerd/cgroups/v3 v3.1.3 // indirect
 	github.com/coreos/go-systemd/v22 v22.7.0 // indirect
