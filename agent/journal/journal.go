@@ -79,6 +79,10 @@ func create(stateDir, runID, name string) (_ *Journal, err error) {
 	if err := makeDirs(runs); err != nil {
 		return nil, err
 	}
+	// The process that made it may have died before it did this.
+	if err := syncDir(stateDir); err != nil {
+		return nil, err
+	}
 	dir := filepath.Join(runs, runID)
 	if _, err := os.Lstat(dir); err == nil {
 		return nil, fmt.Errorf("run %s exists already in %s", runID, runs)
