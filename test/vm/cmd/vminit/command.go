@@ -28,11 +28,11 @@ const drainTime = 5 * time.Second
 
 // runCommand runs the command in a cgroup and sends its output and status. When
 // the command ends, what it left running is killed: nobody is there to use it.
-func runCommand(out *wire.Writer, config wire.Config, cgroup *os.File) error {
+func runCommand(port io.ReadWriter, config wire.Config, cgroup *os.File) error {
 	if err := setLimits(); err != nil {
 		return err
 	}
-	return relay(out, config, &syscall.SysProcAttr{
+	return relay(port, config, &syscall.SysProcAttr{
 		Setsid: true, UseCgroupFD: true, CgroupFD: int(cgroup.Fd()),
 	}, func(pid int) int {
 		status := reap(pid)
@@ -45,7 +45,9 @@ func runCommand(out *wire.Writer, config wire.Config, cgroup *os.File) error {
 
 // relay starts the command, sends its output, and its status last. wait waits
 // for the command and returns its exit status.
-func relay(out *wire.Writer, config wire.Config, attributes *syscall.SysProcAttr, wait func(pid int) int) error {
+func relay(port io.ReadWriter, config wire.Config, attributes *syscall.SysProcAttr, wait func(pid int) int) error {
+	out := wire.NewWriter(port)
+	go answerDumps(port, out)
 	if err := out.Send(wire.Started, []byte(release())); err != nil {
 		return err
 	}

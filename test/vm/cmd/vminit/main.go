@@ -29,9 +29,8 @@ func main() {
 	}
 	port, err := connect()
 	if err == nil {
-		out := wire.NewWriter(port)
-		if err = run(out); err != nil {
-			err = out.Send(wire.Fatal, []byte(err.Error()))
+		if err = run(port); err != nil {
+			err = wire.NewWriter(port).Send(wire.Fatal, []byte(err.Error()))
 		}
 	}
 	if err != nil {
@@ -107,7 +106,7 @@ func openPort(patience time.Duration) (*os.File, error) {
 
 // run mounts everything and runs the command, or makes systemd the first process
 // with the command as a service of it.
-func run(out *wire.Writer) error {
+func run(port *os.File) error {
 	config, err := readConfig(wire.ConfigPath)
 	if err != nil {
 		return err
@@ -126,5 +125,5 @@ func run(out *wire.Writer) error {
 		return err
 	}
 	defer runner.Close()
-	return runCommand(out, config, runner)
+	return runCommand(port, config, runner)
 }

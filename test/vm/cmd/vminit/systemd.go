@@ -130,7 +130,7 @@ func runService() error {
 	if err != nil {
 		return err
 	}
-	return relay(wire.NewWriter(port), config, &syscall.SysProcAttr{Setsid: true}, func(pid int) int {
+	return relay(port, config, &syscall.SysProcAttr{Setsid: true}, func(pid int) int {
 		var status unix.WaitStatus
 		for {
 			if _, err := unix.Wait4(pid, &status, 0, nil); err != unix.EINTR {

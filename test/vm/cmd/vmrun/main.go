@@ -196,7 +196,7 @@ func boot(ctx context.Context, o options, k kernels.Kernel, image store.Image, t
 	if booted {
 		where = "while the command ran"
 	}
-	return 0, fmt.Errorf("%s: %w (%s, after %v)", k.ID, err, where, elapsed())
+	return 0, fmt.Errorf("%s, %s, after %v: %w", k.ID, where, elapsed(), err)
 }
 
 // workingDir returns the caller's folder if it is in the tree, else the tree.

@@ -53,7 +53,12 @@ const (
 	Stderr  Kind = 'E' // error output of the command
 	Exit    Kind = 'X' // one byte, the exit status; the last frame
 	Fatal   Kind = 'F' // why the guest can't run the command; the last frame
+	Dump    Kind = 'D' // what the guest's processes do; the answer to AskDump
 )
+
+// AskDump is the one byte that the host sends, when the time is over, to learn
+// what the guest's processes do.
+const AskDump = '?'
 
 // MaxPayload is the largest payload of a frame, in bytes.
 const MaxPayload = 64 << 10
@@ -117,7 +122,7 @@ func Receive(r io.Reader) (Kind, []byte, error) {
 	}
 	kind := Kind(header[0])
 	switch kind {
-	case Started, Stdout, Stderr, Exit, Fatal:
+	case Started, Stdout, Stderr, Exit, Fatal, Dump:
 	default:
 		return 0, nil, fmt.Errorf("reading kind %q: %w", header[0], ErrFrame)
 	}
