@@ -142,9 +142,13 @@ func (a *active) revert(ctx context.Context) error {
 		a.result.Error = err.Error()
 		return fmt.Errorf("reverting %q: %w", a.planned.spec.GetName(), err)
 	}
-	if a.result.GetState() == v1.FaultState_ACTIVE {
+	switch a.result.GetState() {
+	case v1.FaultState_ACTIVE:
 		a.result.State = v1.FaultState_REVERTED
 		a.result.EndTime = timestamppb.Now()
+	case v1.FaultState_PENDING:
+		// It was in place, and never began: a neighbour could not be injected.
+		a.result.State = v1.FaultState_NOT_INJECTED
 	}
 	return nil
 }

@@ -21,6 +21,8 @@ import (
 	"faultline.dev/faultline/test/vm/kernels"
 )
 
+func TestMain(m *testing.M) { env.Main(m, env.Traffic()) }
+
 const seed = 42
 
 var errNotYet = errors.New("not yet")

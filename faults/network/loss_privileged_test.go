@@ -27,15 +27,15 @@ func lossOfUDP() *v1.Fault {
 }
 
 // lossOf injects, sends, and compares what was lost with the counters.
-func (f *fixture) lossOf(pair udpPair, spec *v1.Fault) []int {
+func (f *fixture) lossOf(pair env.UDPPair, spec *v1.Fault) []int {
 	f.t.Helper()
 	injection := f.inject(network.Loss(), spec)
-	result, lost := pair.exchange()
+	result, lost := pair.Exchange()
 	if result.Errors != 0 {
 		f.t.Errorf("%d of the sends failed: %s", result.Errors, result.First)
 	}
 	f.revert(injection)
-	f.counted(injection, fault.Counters{Matched: uint64(pair.count), Injected: uint64(len(lost))})
+	f.counted(injection, fault.Counters{Matched: uint64(pair.Count), Injected: uint64(len(lost))})
 	return lost
 }
 
@@ -69,8 +69,8 @@ func TestLossOnEgressIsExactAndSilent(t *testing.T) {
 		for name, address := range map[string]string{"ipv4": env.AddressB + ":7000", "ipv6": "[" + env.Address6B + "]:7000"} {
 			t.Run(mechanism+"/"+name, func(t *testing.T) {
 				f := newFixture(t, network.Loss(), mechanism)
-				pair := newUDPPair(t, f.network, f.target, f.neighbour, address, count)
-				if result, lost := pair.exchange(); result.Errors != 0 || len(lost) != 0 {
+				pair := env.NewUDPPair(t, f.network, f.target, f.neighbour, address, count)
+				if result, lost := pair.Exchange(); result.Errors != 0 || len(lost) != 0 {
 					t.Fatalf("without a fault: %d errors, %d lost", result.Errors, len(lost))
 				}
 				spec := lossOfUDP()
@@ -82,7 +82,7 @@ func TestLossOnEgressIsExactAndSilent(t *testing.T) {
 				if want := predicted(spec, count); !slices.Equal(first, want) {
 					t.Errorf("lost %d packets, the seed says %d others", len(first), len(want))
 				}
-				if result, lost := pair.exchange(); result.Errors != 0 || len(lost) != 0 {
+				if result, lost := pair.Exchange(); result.Errors != 0 || len(lost) != 0 {
 					t.Errorf("after the revert: %d errors, %d lost", result.Errors, len(lost))
 				}
 			})
@@ -92,10 +92,10 @@ func TestLossOnEgressIsExactAndSilent(t *testing.T) {
 
 func TestLossOnIngressIsExact(t *testing.T) {
 	f := newFixture(t, network.Loss(), "cgroup_skb")
-	pair := newUDPPair(t, f.network, f.neighbour, f.target, env.AddressB+":7000", 2000)
+	pair := env.NewUDPPair(t, f.network, f.neighbour, f.target, env.AddressB+":7000", 2000)
 	spec := lossOfUDP()
 	spec.Filter = &v1.Filter{Direction: v1.Filter_INGRESS, LocalPorts: []string{"7000"}}
-	if lost, want := f.lossOf(pair, spec), predicted(spec, pair.count); !slices.Equal(lost, want) {
+	if lost, want := f.lossOf(pair, spec), predicted(spec, pair.Count); !slices.Equal(lost, want) {
 		t.Errorf("lost %d packets, the seed says %d others", len(lost), len(want))
 	}
 }
@@ -103,11 +103,11 @@ func TestLossOnIngressIsExact(t *testing.T) {
 func TestLossLeavesTheNeighbourAlone(t *testing.T) {
 	f := newFixture(t, network.Loss(), "auto")
 	address := env.AddressB + ":7000"
-	neighbour := newUDPPair(t, f.network, f.neighbour, f.neighbour, address, 2000)
+	neighbour := env.NewUDPPair(t, f.network, f.neighbour, f.neighbour, address, 2000)
 	spec := lossOfUDP()
 	spec.GetNetworkLoss().Percent = 100
 	injection := f.inject(network.Loss(), spec)
-	if result, lost := neighbour.exchange(); result.Errors != 0 || len(lost) != 0 {
+	if result, lost := neighbour.Exchange(); result.Errors != 0 || len(lost) != 0 {
 		t.Errorf("the neighbour had %d errors and lost %d", result.Errors, len(lost))
 	}
 	f.revert(injection)
@@ -117,8 +117,8 @@ func TestLossLeavesTheNeighbourAlone(t *testing.T) {
 func TestLossReachesDescendants(t *testing.T) {
 	f := newFixture(t, network.Loss(), "auto")
 	child := env.Child(t, env.Child(t, f.target, "a"), "b")
-	pair := newUDPPair(t, f.network, child, f.neighbour, env.AddressB+":7000", 1000)
-	if lost, want := f.lossOf(pair, lossOfUDP()), predicted(lossOfUDP(), pair.count); !slices.Equal(lost, want) {
+	pair := env.NewUDPPair(t, f.network, child, f.neighbour, env.AddressB+":7000", 1000)
+	if lost, want := f.lossOf(pair, lossOfUDP()), predicted(lossOfUDP(), pair.Count); !slices.Equal(lost, want) {
 		t.Errorf("lost %d packets, the seed says %d others", len(lost), len(want))
 	}
 }
@@ -132,7 +132,7 @@ func TestModelsAndRatesAreThoseOfTheSeed(t *testing.T) {
 	}
 	all := &v1.NetworkLoss{Percent: 100}
 	f := newFixture(t, network.Loss(), "auto")
-	pair := newUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 3000)
+	pair := env.NewUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 3000)
 	for name, spec := range map[string]*v1.Fault{
 		"independent":     loss(&v1.NetworkLoss{Percent: 12.5}, nil),
 		"everything":      loss(all, nil),
@@ -148,7 +148,7 @@ func TestModelsAndRatesAreThoseOfTheSeed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f.t = t
-			lost, want := f.lossOf(pair, spec), predicted(spec, pair.count)
+			lost, want := f.lossOf(pair, spec), predicted(spec, pair.Count)
 			if !slices.Equal(lost, want) {
 				t.Errorf("lost %d packets, the seed says %d others", len(lost), len(want))
 			}
@@ -169,8 +169,8 @@ func TestFragmentsAreLostTogether(t *testing.T) {
 			receiver.Read(&ready)
 			sender := env.Start(t, f.target, f.network.A, "udp-send", address, "300", "4000")
 			sender.Read(&ready)
-			pair := udpPair{sender, receiver, 300}
-			if lost, want := f.lossOf(pair, lossOfUDP()), predicted(lossOfUDP(), pair.count); !slices.Equal(lost, want) {
+			pair := env.UDPPair{Sender: sender, Receiver: receiver, Count: 300}
+			if lost, want := f.lossOf(pair, lossOfUDP()), predicted(lossOfUDP(), pair.Count); !slices.Equal(lost, want) {
 				t.Errorf("lost %d datagrams, the seed says %d others", len(lost), len(want))
 			}
 		})
@@ -179,11 +179,11 @@ func TestFragmentsAreLostTogether(t *testing.T) {
 
 func TestObserveCountsAndLosesNothing(t *testing.T) {
 	f := newFixture(t, network.Loss(), "auto")
-	pair := newUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 1000)
+	pair := env.NewUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 1000)
 	spec := lossOfUDP()
 	spec.Observe = true
 	injection := f.inject(network.Loss(), spec)
-	if result, lost := pair.exchange(); result.Errors != 0 || len(lost) != 0 {
+	if result, lost := pair.Exchange(); result.Errors != 0 || len(lost) != 0 {
 		t.Errorf("%d errors, %d lost", result.Errors, len(lost))
 	}
 	f.revert(injection)
@@ -192,18 +192,18 @@ func TestObserveCountsAndLosesNothing(t *testing.T) {
 
 func TestLeaseEndsTheFaultByItself(t *testing.T) {
 	f := newFixture(t, network.Loss(), "auto")
-	pair := newUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 100)
+	pair := env.NewUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 100)
 	spec := lossOfUDP()
 	spec.GetNetworkLoss().Percent = 100
 	injection := f.inject(network.Loss(), spec)
-	if _, lost := pair.exchange(); len(lost) != pair.count {
-		t.Fatalf("lost %d of %d", len(lost), pair.count)
+	if _, lost := pair.Exchange(); len(lost) != pair.Count {
+		t.Fatalf("lost %d of %d", len(lost), pair.Count)
 	}
 	if err := injection.Renew(leaseOf(0)); err != nil {
 		t.Fatal(err)
 	}
 	// Everything is still attached, and idle.
-	if result, lost := pair.exchange(); result.Errors != 0 || len(lost) != 0 {
+	if result, lost := pair.Exchange(); result.Errors != 0 || len(lost) != 0 {
 		t.Errorf("after the lease: %d errors, %d lost", result.Errors, len(lost))
 	}
 	f.revert(injection)
@@ -212,15 +212,15 @@ func TestLeaseEndsTheFaultByItself(t *testing.T) {
 
 func TestPulseSwitchesTheFaultOff(t *testing.T) {
 	f := newFixture(t, network.Loss(), "auto")
-	pair := newUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 100)
+	pair := env.NewUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 100)
 	spec := lossOfUDP()
 	spec.GetNetworkLoss().Percent = 100
 	spec.Pulse = &v1.Pulse{On: durationpb.New(time.Second), Off: durationpb.New(time.Second)}
 	f.inject(network.Loss(), spec)
 	var whole, none bool
 	err := env.Within(30*time.Second, func() error {
-		_, lost := pair.exchange()
-		whole, none = whole || len(lost) == pair.count, none || len(lost) == 0
+		_, lost := pair.Exchange()
+		whole, none = whole || len(lost) == pair.Count, none || len(lost) == 0
 		if whole && none {
 			return nil
 		}
@@ -233,15 +233,15 @@ func TestPulseSwitchesTheFaultOff(t *testing.T) {
 
 func TestRampBeginsWithLittle(t *testing.T) {
 	f := newFixture(t, network.Loss(), "auto")
-	pair := newUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 500)
+	pair := env.NewUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 500)
 	spec := lossOfUDP()
 	spec.GetNetworkLoss().Percent = 100
 	spec.RampUp = durationpb.New(8 * time.Second)
 	f.inject(network.Loss(), spec)
 	before := -1
 	err := env.Within(60*time.Second, func() error {
-		_, lost := pair.exchange()
-		if before < 0 && len(lost) == pair.count {
+		_, lost := pair.Exchange()
+		if before < 0 && len(lost) == pair.Count {
 			t.Errorf("the ramp began with everything")
 		}
 		// 500 throws vary by less than 15 % of 500 from one time to the next.
@@ -249,21 +249,21 @@ func TestRampBeginsWithLittle(t *testing.T) {
 			t.Errorf("the ramp went down from %d to %d", before, len(lost))
 		}
 		before = len(lost)
-		if before == pair.count {
+		if before == pair.Count {
 			return nil
 		}
 		return errNotYet
 	})
 	if err != nil {
-		t.Errorf("the ramp ended at %d of %d", before, pair.count)
+		t.Errorf("the ramp ended at %d of %d", before, pair.Count)
 	}
 }
 
 func TestEventsTellWhatWasLost(t *testing.T) {
 	f := newFixture(t, network.Loss(), "auto")
-	pair := newUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 100)
+	pair := env.NewUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 100)
 	injection := f.inject(network.Loss(), lossOfUDP())
-	pair.exchange()
+	pair.Exchange()
 	var events []*v1.Event
 	err := env.Within(10*time.Second, func() error {
 		events = append(events, injection.Events()...)
@@ -292,16 +292,16 @@ func TestNewInterfacesAreFound(t *testing.T) {
 	spec.GetNetworkLoss().Percent = 100
 	// The target has no process yet, so there is nowhere to attach to.
 	injection := f.inject(network.Loss(), spec)
-	pair := newUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 200)
-	if _, lost := pair.exchange(); len(lost) != 0 {
+	pair := env.NewUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 200)
+	if _, lost := pair.Exchange(); len(lost) != 0 {
 		t.Errorf("lost %d packets without a program", len(lost))
 	}
 	f.counted(injection, fault.Counters{Matched: 200, Missed: 200})
 	if err := injection.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, lost := pair.exchange(); len(lost) != pair.count {
-		t.Errorf("lost %d of %d", len(lost), pair.count)
+	if _, lost := pair.Exchange(); len(lost) != pair.Count {
+		t.Errorf("lost %d of %d", len(lost), pair.Count)
 	}
 	f.counted(injection, fault.Counters{Matched: 400, Injected: 200, Missed: 200})
 }
@@ -310,15 +310,15 @@ func TestNewInterfacesAreFound(t *testing.T) {
 // through.
 func TestTCPGetsThroughLoss(t *testing.T) {
 	f := newFixture(t, network.Loss(), "auto")
-	pair := newTCPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7001", time.Minute)
-	if result := pair.try("dial"); result.Error != "" {
+	pair := env.NewTCPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7001", time.Minute)
+	if result := pair.Try("dial"); result.Error != "" {
 		t.Fatal(result.Error)
 	}
 	injection := f.inject(network.Loss(), &v1.Fault{
 		Filter: &v1.Filter{Ports: []string{"7001"}, Protocol: v1.Filter_TCP},
 		Fault:  &v1.Fault_NetworkLoss{NetworkLoss: &v1.NetworkLoss{Percent: 10}},
 	})
-	result := pair.try("send")
+	result := pair.Try("send")
 	if result.Error != "" {
 		t.Errorf("the client did not get through: %s", result.Error)
 	}
@@ -337,14 +337,14 @@ func TestTCPGetsThroughLoss(t *testing.T) {
 // What others have on the interface stays as it is.
 func TestForeignFiltersAreLeftAlone(t *testing.T) {
 	f := newFixture(t, network.Loss(), "cls_bpf")
-	pair := newUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 500)
+	pair := env.NewUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 500)
 	f.network.A.Run("tc", "qdisc", "add", "dev", env.Veth, "clsact")
 	f.network.A.Run("tc", "filter", "add", "dev", env.Veth, "egress", "prio", "1", "protocol", "ip", "u32", "match", "u32", "0", "0", "classid", "1:1")
 	before := f.network.A.Run("tc", "filter", "show", "dev", env.Veth, "egress")
 	spec := lossOfUDP()
 	spec.Mechanism = "cls_bpf"
 	injection := f.inject(network.Loss(), spec)
-	pair.exchange()
+	pair.Exchange()
 	f.revert(injection)
 	if after := f.network.A.Run("tc", "filter", "show", "dev", env.Veth, "egress"); after != before {
 		t.Errorf("filters before:\n%s\nafter:\n%s", before, after)

@@ -22,15 +22,15 @@ func partition(filter *v1.Filter) *v1.Fault {
 
 func TestPartitionLosesEverythingSilently(t *testing.T) {
 	f := newFixture(t, network.Partition(), "cgroup_skb")
-	pair := newUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 500)
+	pair := env.NewUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 500)
 	injection := f.inject(network.Partition(), partition(&v1.Filter{Ports: []string{"7000"}}))
-	result, lost := pair.exchange()
-	if result.Errors != 0 || len(lost) != pair.count {
-		t.Errorf("%d errors (%s), lost %d of %d", result.Errors, result.First, len(lost), pair.count)
+	result, lost := pair.Exchange()
+	if result.Errors != 0 || len(lost) != pair.Count {
+		t.Errorf("%d errors (%s), lost %d of %d", result.Errors, result.First, len(lost), pair.Count)
 	}
 	f.revert(injection)
 	f.counted(injection, fault.Counters{Matched: 500, Injected: 500})
-	if _, lost := pair.exchange(); len(lost) != 0 {
+	if _, lost := pair.Exchange(); len(lost) != 0 {
 		t.Errorf("after the revert: lost %d", len(lost))
 	}
 }
@@ -38,16 +38,16 @@ func TestPartitionLosesEverythingSilently(t *testing.T) {
 func TestPartitionOfTCPHealsWhenItEnds(t *testing.T) {
 	f := newFixture(t, network.Partition(), "cgroup_skb")
 	address := env.AddressB + ":7001"
-	open := newTCPPair(t, f.network, f.target, f.neighbour, address, time.Minute)
-	late := newTCPPairTo(t, f.network, f.target, address, 500*time.Millisecond)
-	if result := open.try("dial"); result.Error != "" {
+	open := env.NewTCPPair(t, f.network, f.target, f.neighbour, address, time.Minute)
+	late := env.NewTCPClient(t, f.network, f.target, address, 500*time.Millisecond)
+	if result := open.Try("dial"); result.Error != "" {
 		t.Fatal(result.Error)
 	}
 	injection := f.inject(network.Partition(), partition(&v1.Filter{Ports: []string{"7001"}}))
-	if result := late.try("dial"); !strings.Contains(result.Error, "timeout") {
+	if result := late.Try("dial"); !strings.Contains(result.Error, "timeout") {
 		t.Errorf("a new connection ended with %q, want a timeout", result.Error)
 	}
-	open.client.Tell("send")
+	open.Client.Tell("send")
 	err := env.Within(30*time.Second, func() error {
 		counters, err := injection.Counters()
 		if err != nil || counters.Injected < 4 {
@@ -59,11 +59,11 @@ func TestPartitionOfTCPHealsWhenItEnds(t *testing.T) {
 		t.Error("the open connection did not try again")
 	}
 	f.revert(injection)
-	var result transfer
-	if open.client.Read(&result); result.Error != "" {
+	var result env.Transfer
+	if open.Client.Read(&result); result.Error != "" {
 		t.Errorf("the open connection did not heal: %s", result.Error)
 	}
-	if result := late.try("dial"); result.Error != "" {
+	if result := late.Try("dial"); result.Error != "" {
 		t.Errorf("a new connection after the revert: %s", result.Error)
 	}
 }
@@ -71,8 +71,8 @@ func TestPartitionOfTCPHealsWhenItEnds(t *testing.T) {
 // Each filter is asked whether it takes datagrams from A to B, port 7000.
 func TestFilters(t *testing.T) {
 	f := newFixture(t, network.Partition(), "cgroup_skb")
-	v4 := newUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 20)
-	v6 := newUDPPair(t, f.network, f.target, f.neighbour, "["+env.Address6B+"]:7000", 20)
+	v4 := env.NewUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 20)
+	v6 := env.NewUDPPair(t, f.network, f.target, f.neighbour, "["+env.Address6B+"]:7000", 20)
 	for _, test := range []struct {
 		name           string
 		filter         *v1.Filter
@@ -109,10 +109,10 @@ func TestFilters(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			f.t = t
 			injection := f.inject(network.Partition(), partition(test.filter))
-			for pair, takes := range map[*udpPair]bool{&v4: test.takes4, &v6: test.takes6} {
-				_, lost := pair.exchange()
-				if want := map[bool]int{true: pair.count}[takes]; len(lost) != want {
-					t.Errorf("lost %d of %d, want %d", len(lost), pair.count, want)
+			for pair, takes := range map[*env.UDPPair]bool{&v4: test.takes4, &v6: test.takes6} {
+				_, lost := pair.Exchange()
+				if want := map[bool]int{true: pair.Count}[takes]; len(lost) != want {
+					t.Errorf("lost %d of %d, want %d", len(lost), pair.Count, want)
 				}
 			}
 			f.revert(injection)
@@ -124,25 +124,25 @@ func TestFilters(t *testing.T) {
 func TestConnectionsNewAndEstablished(t *testing.T) {
 	f := newFixture(t, network.Partition(), "cgroup_skb")
 	address := env.AddressB + ":7001"
-	open := newTCPPair(t, f.network, f.target, f.neighbour, address, 5*time.Second)
-	late := newTCPPairTo(t, f.network, f.target, address, 500*time.Millisecond)
-	if result := open.try("dial"); result.Error != "" {
+	open := env.NewTCPPair(t, f.network, f.target, f.neighbour, address, 5*time.Second)
+	late := env.NewTCPClient(t, f.network, f.target, address, 500*time.Millisecond)
+	if result := open.Try("dial"); result.Error != "" {
 		t.Fatal(result.Error)
 	}
 	injection := f.inject(network.Partition(), partition(&v1.Filter{Connections: v1.Filter_NEW}))
-	if result := late.try("dial"); result.Error == "" {
+	if result := late.Try("dial"); result.Error == "" {
 		t.Error("NEW let a new connection through")
 	}
-	if result := open.try("send"); result.Error != "" {
+	if result := open.Try("send"); result.Error != "" {
 		t.Errorf("NEW broke an open connection: %s", result.Error)
 	}
 	f.revert(injection)
 	f.inject(network.Partition(), partition(&v1.Filter{Connections: v1.Filter_ESTABLISHED}))
 	// The handshake's last ACK has no SYN, but the client does not wait for it.
-	if result := late.try("dial"); result.Error != "" {
+	if result := late.Try("dial"); result.Error != "" {
 		t.Errorf("ESTABLISHED kept a connection from being opened: %s", result.Error)
 	}
-	if result := late.try("send"); result.Error == "" {
+	if result := late.Try("send"); result.Error == "" {
 		t.Error("ESTABLISHED let data through")
 	}
 }
@@ -163,9 +163,9 @@ func TestSSHAndTheControlPlaneAreExempt(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			f := newFixture(t, network.Partition(), "cgroup_skb")
 			f.exempt = []netip.AddrPort{netip.MustParseAddrPort(env.AddressB + ":7002")}
-			pair := newTCPPair(t, f.network, f.target, f.neighbour, test.address, time.Second)
+			pair := env.NewTCPPair(t, f.network, f.target, f.neighbour, test.address, time.Second)
 			f.inject(network.Partition(), partition(test.filter))
-			if result := pair.try("dial"); (result.Error == "") != test.dials {
+			if result := pair.Try("dial"); (result.Error == "") != test.dials {
 				t.Errorf("dialling ended with %q", result.Error)
 			}
 		})

@@ -1,6 +1,6 @@
-//go:build linux && privileged
+//go:build linux
 
-package network_test
+package env
 
 import (
 	"encoding/json"
@@ -17,20 +17,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"faultline.dev/faultline/faults/fault"
-	"faultline.dev/faultline/test/env"
 )
 
-func TestMain(m *testing.M) {
-	env.Main(m, map[string]env.Workload{
+// Traffic are the workloads of UDPPair and TCPPair, for Main.
+func Traffic() map[string]Workload {
+	return map[string]Workload{
 		"udp-send":    udpSend,
 		"udp-receive": udpReceive,
 		"tcp-serve":   tcpServe,
 		"tcp-send":    tcpSend,
-	})
+	}
 }
 
-// sent is what a sender saw.
-type sent struct {
+// Sent is what a sender saw.
+type Sent struct {
 	Errors int
 	First  string
 }
@@ -62,7 +62,7 @@ func udpSend(in io.Reader, out *json.Encoder, args []string) error {
 		if _, err := fmt.Fscanln(in, &line); err != nil {
 			return nil
 		}
-		var result sent
+		var result Sent
 		for i := range count {
 			if _, err := fmt.Fprint(connection, i, padding); err != nil {
 				result.Errors++
@@ -133,33 +133,33 @@ func growBuffer(connection *net.UDPConn) error {
 	return errors.Join(err, set)
 }
 
-// udpPair is a sender and a receiver.
-type udpPair struct {
-	sender, receiver *env.Process
-	count            int
+// UDPPair is a sender and a receiver.
+type UDPPair struct {
+	Sender, Receiver *Process
+	Count            int
 }
 
-// newUDPPair sends from A, in the cgroup from, to B, in the cgroup to.
-func newUDPPair(t *testing.T, n env.Network, from, to fault.Cgroup, address string, count int) udpPair {
+// NewUDPPair sends from A, in the cgroup from, to B, in the cgroup to.
+func NewUDPPair(t testing.TB, n Network, from, to fault.Cgroup, address string, count int) UDPPair {
 	t.Helper()
 	var ready string
-	receiver := env.Start(t, to, n.B, "udp-receive", address)
+	receiver := Start(t, to, n.B, "udp-receive", address)
 	receiver.Read(&ready)
-	sender := env.Start(t, from, n.A, "udp-send", address, strconv.Itoa(count))
+	sender := Start(t, from, n.A, "udp-send", address, strconv.Itoa(count))
 	sender.Read(&ready)
-	return udpPair{sender, receiver, count}
+	return UDPPair{sender, receiver, count}
 }
 
-// exchange sends all datagrams and returns the sender's view and the numbers
+// Exchange sends all datagrams and returns the sender's view and the numbers
 // that were lost.
-func (p udpPair) exchange() (result sent, lost []int) {
-	p.sender.Tell("go")
-	p.sender.Read(&result)
-	p.receiver.Tell("report")
+func (p UDPPair) Exchange() (result Sent, lost []int) {
+	p.Sender.Tell("go")
+	p.Sender.Read(&result)
+	p.Receiver.Tell("report")
 	var received []int
-	p.receiver.Read(&received)
+	p.Receiver.Read(&received)
 	slices.Sort(received)
-	for i := range p.count {
+	for i := range p.Count {
 		if _, found := slices.BinarySearch(received, i); !found {
 			lost = append(lost, i)
 		}
@@ -192,8 +192,8 @@ func tcpServe(in io.Reader, out *json.Encoder, args []string) error {
 	return err
 }
 
-// transfer is what a TCP client saw.
-type transfer struct {
+// Transfer is what a TCP client saw.
+type Transfer struct {
 	Error       string
 	Retransmits uint32
 }
@@ -214,7 +214,7 @@ func tcpSend(in io.Reader, out *json.Encoder, args []string) error {
 		if _, err := fmt.Fscanln(in, &line); err != nil {
 			return nil
 		}
-		var result transfer
+		var result Transfer
 		if line == "dial" {
 			connection, err = net.DialTimeout("tcp", args[0], limit)
 		} else {
@@ -254,28 +254,28 @@ func echo(connection *net.TCPConn, limit time.Duration) (retransmits uint32, err
 	return retransmits, errors.Join(err, control)
 }
 
-// tcpPair is a client in A and a server in B.
-type tcpPair struct{ client *env.Process }
+// TCPPair is a client in A and a server in B.
+type TCPPair struct{ Client *Process }
 
-func newTCPPair(t *testing.T, n env.Network, from, to fault.Cgroup, address string, limit time.Duration) tcpPair {
+func NewTCPPair(t testing.TB, n Network, from, to fault.Cgroup, address string, limit time.Duration) TCPPair {
 	t.Helper()
 	var ready string
-	env.Start(t, to, n.B, "tcp-serve", address).Read(&ready)
-	return newTCPPairTo(t, n, from, address, limit)
+	Start(t, to, n.B, "tcp-serve", address).Read(&ready)
+	return NewTCPClient(t, n, from, address, limit)
 }
 
-// newTCPPairTo is one more client of a server that is there already.
-func newTCPPairTo(t *testing.T, n env.Network, from fault.Cgroup, address string, limit time.Duration) tcpPair {
+// NewTCPClient is one more client of a server that is there already.
+func NewTCPClient(t testing.TB, n Network, from fault.Cgroup, address string, limit time.Duration) TCPPair {
 	t.Helper()
 	var ready string
-	client := env.Start(t, from, n.A, "tcp-send", address, limit.String())
+	client := Start(t, from, n.A, "tcp-send", address, limit.String())
 	client.Read(&ready)
-	return tcpPair{client}
+	return TCPPair{client}
 }
 
-// try lets the client dial or send.
-func (p tcpPair) try(what string) (result transfer) {
-	p.client.Tell(what)
-	p.client.Read(&result)
+// Try lets the client dial or send.
+func (p TCPPair) Try(what string) (result Transfer) {
+	p.Client.Tell(what)
+	p.Client.Read(&result)
 	return result
 }
