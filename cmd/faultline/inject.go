@@ -75,6 +75,9 @@ func (a *app) injectKindCommand(kind fault.Kind) *cobra.Command {
 			}
 			return nil
 		}
+		if !kind.Built() {
+			return usage(fmt.Errorf("%s is not built yet; faultline faults says which faults this version has", kind.Name))
+		}
 		faults.Defaults(experiment)
 		return a.inject(cmd.Context(), "inject", experiment, r)
 	}

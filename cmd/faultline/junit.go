@@ -105,7 +105,7 @@ func faultCase(r *v1.Result, f *v1.FaultResult) junitCase {
 		Name:      f.GetName(),
 		Time:      "0.000",
 		Output: fmt.Sprintf("step %s, mechanism %s, matched %d, injected %d, missed %d, target %s",
-			f.GetStep(), f.GetMechanism(), f.GetMatched(), f.GetInjected(), f.GetMissed(), targetCgroups(f.GetTarget())),
+			f.GetStep(), f.GetMechanism(), f.GetMatched(), f.GetInjected(), f.GetMissed(), describeTarget(f.GetTarget())),
 	}
 	if f.GetStartTime() != nil && f.GetEndTime() != nil {
 		c.Time = seconds(f.GetStartTime().AsTime(), f.GetEndTime().AsTime())

@@ -15,7 +15,7 @@ import (
 
 // load reads an experiment from a file, or from stdin for "-", checks it and
 // puts its defaults in. Its errors are the caller's fault: exit code 2.
-func (a *app) load(name string) (*v1.Experiment, error) {
+func (a *app) load(name string) (*document.Document, error) {
 	data, shown, err := a.read(name)
 	if err != nil {
 		return nil, usage(err)
@@ -28,6 +28,29 @@ func (a *app) load(name string) (*v1.Experiment, error) {
 		return nil, err
 	}
 	faults.Defaults(doc.Experiment)
+	return doc, nil
+}
+
+// loadToRun is load for who wants to run it: this version must have every
+// fault. The engine would say so too, but not where.
+func (a *app) loadToRun(name string) (*v1.Experiment, error) {
+	doc, err := a.load(name)
+	if err != nil {
+		return nil, err
+	}
+	var errs document.Errors
+	for i, step := range doc.Experiment.GetSpec().GetSteps() {
+		for j, f := range step.GetFaults() {
+			kind, err := faults.KindOf(f)
+			if err != nil || !kind.Built() {
+				path := fmt.Sprintf("spec.steps[%d].faults[%d].%s", i, j, kind.Name)
+				errs = append(errs, doc.Error(path, kind.Name+" is not built yet; faultline faults says which faults this version has"))
+			}
+		}
+	}
+	if len(errs) > 0 {
+		return nil, errs
+	}
 	return doc.Experiment, nil
 }
 

@@ -25,8 +25,8 @@ type env struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	// terminal tells whether a writer of the two above is a terminal, and its
-	// width in columns (0 when not known).
-	terminal func(io.Writer) (width int, ok bool)
+	// size in characters (0 when not known).
+	terminal func(io.Writer) (size, bool)
 	getenv   func(string) string
 	// ctx ends when the program should, whatever it does.
 	ctx context.Context
@@ -36,6 +36,9 @@ type env struct {
 	now     func() time.Time
 	version string
 }
+
+// size is that of a terminal.
+type size struct{ width, height int }
 
 func main() {
 	// Buffered: a signal that comes while the one before is dealt with must
@@ -61,16 +64,16 @@ func main() {
 	}))
 }
 
-func terminal(w io.Writer) (width int, ok bool) {
+func terminal(w io.Writer) (size, bool) {
 	f, isFile := w.(*os.File)
 	if !isFile || !term.IsTerminal(int(f.Fd())) {
-		return 0, false
+		return size{}, false
 	}
-	width, _, err := term.GetSize(int(f.Fd()))
+	width, height, err := term.GetSize(int(f.Fd()))
 	if err != nil {
-		return 0, true
+		return size{}, true
 	}
-	return width, true
+	return size{width, height}, true
 }
 
 // buildVersion is the release, or what the Go tool noted about the tree.

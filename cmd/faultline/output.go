@@ -95,8 +95,8 @@ type page struct {
 }
 
 func (a *app) page(w io.Writer) *page {
-	width, _ := a.terminal(w)
-	return &page{style: a.style(w), width: width}
+	s, _ := a.terminal(w)
+	return &page{style: a.style(w), width: s.width}
 }
 
 func (p *page) line(format string, args ...any) { fmt.Fprintf(p, format+"\n", args...) }
@@ -183,7 +183,8 @@ func paint(c cell) string {
 }
 
 // wrap breaks text between words into lines of at most width columns; 0 for no
-// limit. There is always one line.
+// limit. A word that is wider, such as a path, is broken where it has to be.
+// There is always one line.
 func wrap(text string, width int) []string {
 	if width <= 0 || utf8.RuneCountInString(text) <= width {
 		return []string{text}
@@ -191,15 +192,19 @@ func wrap(text string, width int) []string {
 	var lines []string
 	line := ""
 	for word := range strings.FieldsSeq(text) {
-		switch {
-		case line == "":
-			line = word
-		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) <= width:
+		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) <= width {
 			line += " " + word
-		default:
-			lines = append(lines, line)
-			line = word
+			continue
 		}
+		if line != "" {
+			lines = append(lines, line)
+		}
+		runes := []rune(word)
+		for len(runes) > width {
+			lines = append(lines, string(runes[:width]))
+			runes = runes[width:]
+		}
+		line = string(runes)
 	}
 	return append(lines, line)
 }
@@ -239,6 +244,6 @@ func (t *talk) Write(b []byte) (int, error) {
 	}
 	t.view.hide()
 	n, err := t.out.Write(b)
-	t.view.draw()
+	t.view.redraw()
 	return n, err
 }

@@ -23,7 +23,7 @@ from stdin.`,
 	}
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		experiment, err := a.load(args[0])
+		experiment, err := a.loadToRun(args[0])
 		if err != nil {
 			return err
 		}

@@ -34,7 +34,7 @@ func writeResult(p *page, r *v1.Result, events int) {
 			rows = append(rows, []cell{
 				text(f.GetName()), text(f.GetMechanism()), p.state(f.GetState()),
 				number(f.GetMatched()), number(f.GetInjected()), number(f.GetMissed()),
-				text(targetCgroups(f.GetTarget())),
+				text(describeTarget(f.GetTarget())),
 			})
 		}
 		p.table([]string{"FAULT", "MECHANISM", "STATE", "MATCHED", "INJECTED", "MISSED", "TARGET"}, rows)
@@ -128,21 +128,14 @@ func (p *page) state(s v1.FaultState) cell {
 	return c
 }
 
-// targetCgroups names what a target resolved to.
-func targetCgroups(t *v1.ResolvedTarget) string {
-	if len(t.GetCgroups()) == 0 {
-		return givenTarget(t.GetGiven())
+// describeTarget is a target as it was given, and how many cgroups that is
+// where it is more than one.
+func describeTarget(t *v1.ResolvedTarget) string {
+	text := givenTarget(t.GetGiven())
+	if n := len(t.GetCgroups()); n > 1 {
+		text += fmt.Sprintf(" (%d cgroups)", n)
 	}
-	const most = 3
-	var paths []string
-	for i, c := range t.GetCgroups() {
-		if i == most {
-			paths = append(paths, fmt.Sprintf("and %d more", len(t.GetCgroups())-most))
-			break
-		}
-		paths = append(paths, c.GetPath())
-	}
-	return strings.Join(paths, " ")
+	return strip(text)
 }
 
 func strip(s string) string { return style{}.strip(s) }

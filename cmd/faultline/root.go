@@ -91,9 +91,9 @@ Exit status of run, inject and plan:
 	}
 	root.SetVersionTemplate("faultline {{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
-	width, _ := a.terminal(a.stdout)
-	if width == 0 {
-		width = helpWidth
+	width := helpWidth
+	if s, ok := a.terminal(a.stdout); ok && s.width > 0 {
+		width = s.width
 	}
 	template := root.UsageTemplate()
 	for _, flags := range []string{".LocalFlags", ".InheritedFlags"} {

@@ -68,7 +68,7 @@ Exit status:
 	}
 	f := a.runFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		experiment, err := a.load(args[0])
+		experiment, err := a.loadToRun(args[0])
 		if err != nil {
 			return err
 		}
@@ -210,25 +210,13 @@ func (l *lines) progress(s *v1.RunStatus) {
 	if l.phase == "" {
 		l.say("%s: run %s", s.GetName(), s.GetRunId())
 	}
+	// What has ended belongs to the phase before.
+	l.changes(s, true)
 	if s.GetPhase() != l.phase {
 		l.phase = s.GetPhase()
-		l.say("%s", l.phase)
+		l.say("phase: %s", l.phase)
 	}
-	for i, f := range s.GetFaults() {
-		before := l.faults[i]
-		if before == f.GetState() || before == 0 && f.GetState() == v1.FaultState_PENDING {
-			continue
-		}
-		l.faults[i] = f.GetState()
-		what := fmt.Sprintf("fault %q (%s by %s): %s", f.GetName(), f.GetFault(), f.GetMechanism(), stateWord(f.GetState()))
-		if f.GetState() == v1.FaultState_REVERTED || f.GetState() == v1.FaultState_REVERT_FAILED {
-			what += fmt.Sprintf("; matched %d, injected %d, missed %d", f.GetMatched(), f.GetInjected(), f.GetMissed())
-		}
-		if f.GetError() != "" {
-			what += ": " + f.GetError()
-		}
-		l.say("%s", what)
-	}
+	l.changes(s, false)
 	for _, f := range s.GetFaults() {
 		for _, w := range f.GetWarnings() {
 			if key := f.GetName() + "\x00" + w; !l.warnings[key] {
@@ -243,6 +231,27 @@ func (l *lines) progress(s *v1.RunStatus) {
 			l.say("probe %q failed: %s", p.GetName(), p.GetError())
 		}
 		l.failures[p.GetName()] = p.GetFailures()
+	}
+}
+
+// changes tells of the faults whose state is new: of those that are over, or
+// of the others.
+func (l *lines) changes(s *v1.RunStatus, over bool) {
+	for i, f := range s.GetFaults() {
+		before := l.faults[i]
+		ended := f.GetState() == v1.FaultState_REVERTED || f.GetState() == v1.FaultState_REVERT_FAILED
+		if ended != over || before == f.GetState() || before == 0 && f.GetState() == v1.FaultState_PENDING {
+			continue
+		}
+		l.faults[i] = f.GetState()
+		what := fmt.Sprintf("fault %q (%s by %s): %s", f.GetName(), f.GetFault(), f.GetMechanism(), stateWord(f.GetState()))
+		if ended {
+			what += fmt.Sprintf("; matched %d, injected %d, missed %d", f.GetMatched(), f.GetInjected(), f.GetMissed())
+		}
+		if f.GetError() != "" {
+			what += ": " + f.GetError()
+		}
+		l.say("%s", what)
 	}
 }
 

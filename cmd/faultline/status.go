@@ -127,7 +127,7 @@ func writeRunStatus(p *page, run *v1.RunStatus, now time.Time) {
 			}
 			rows = append(rows, []cell{
 				text("  " + f.GetName()), text(f.GetMechanism()), state,
-				number(f.GetMatched()), number(f.GetInjected()), number(f.GetMissed()), text(targetCgroups(f.GetTarget())),
+				number(f.GetMatched()), number(f.GetInjected()), number(f.GetMissed()), text(describeTarget(f.GetTarget())),
 			})
 		}
 		p.table([]string{"  FAULT", "MECHANISM", "STATE", "MATCHED", "INJECTED", "MISSED", "TARGET"}, rows)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -17,15 +18,15 @@ type view struct {
 	out   io.Writer
 	style style
 	now   func() time.Time
-	width func() int
+	size  func() size
 
 	title string
 	// durations of the faults by name.
 	durations map[string]time.Duration
 	status    *v1.RunStatus
 	aborted   string
-	// drawn is how many lines are on the terminal.
-	drawn int
+	// drawn are the widths of the lines on the terminal.
+	drawn []int
 }
 
 func newView(a *app, experiment *v1.Experiment) *view {
@@ -34,11 +35,15 @@ func newView(a *app, experiment *v1.Experiment) *view {
 		out:   a.stderr,
 		style: a.style(a.stderr),
 		now:   a.now,
-		width: func() int {
-			if width, _ := a.terminal(a.stderr); width > 0 {
-				return width
+		size: func() size {
+			s, _ := a.terminal(a.stderr)
+			if s.width <= 0 {
+				s.width = 80
 			}
-			return 80
+			if s.height <= 0 {
+				s.height = 24
+			}
+			return s
 		},
 		title:     experiment.GetMetadata().GetName(),
 		durations: map[string]time.Duration{},
@@ -62,6 +67,9 @@ func (t *talk) show(v *view) {
 		t.view.hide()
 	}
 	t.view = v
+	if v != nil {
+		v.redraw()
+	}
 }
 
 func (v *view) progress(s *v1.RunStatus) {
@@ -85,34 +93,45 @@ func (v *view) reverting(why string) {
 
 // hide takes the view off the terminal; the cursor is where its first line was.
 func (v *view) hide() {
-	if v.drawn > 0 {
-		fmt.Fprintf(v.out, "\x1b[%dA\r\x1b[J", v.drawn)
+	io.WriteString(v.out, v.home()+"\x1b[J")
+	v.drawn = nil
+}
+
+// home moves the cursor to the start of the first line that was drawn. Since
+// then the terminal may have become narrower, and a line be broken into many.
+func (v *view) home() string {
+	rows, width := 0, v.size().width
+	for _, w := range v.drawn {
+		rows += max(1, (w+width-1)/width)
 	}
-	v.drawn = 0
+	if rows == 0 {
+		return ""
+	}
+	return fmt.Sprintf("\x1b[%dA\r", rows)
 }
 
-// draw puts the view on the terminal; the cursor is below it.
-func (v *view) draw() {
-	lines := v.lines()
-	io.WriteString(v.out, strings.Join(lines, "\n")+"\n")
-	v.drawn = len(lines)
-}
-
-// redraw writes over the lines that are there, without clearing first: that
-// would flicker.
+// redraw puts the view on the terminal, over the one that is there: clearing it
+// first would flicker. The cursor is below it then.
 func (v *view) redraw() {
-	lines := v.lines()
 	var b strings.Builder
-	if v.drawn > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA\r", v.drawn)
+	b.WriteString(v.home())
+	v.drawn = nil
+	lines := v.lines()
+	// What has scrolled off can't be drawn over.
+	if most := max(v.size().height-2, 3); len(lines) > most {
+		left := len(lines) - most + 1
+		lines = append(lines[:most-1], v.fit(v.style.faint, fmt.Sprintf("and %s more", count(left, "line"))))
 	}
 	for _, l := range lines {
 		b.WriteString(l + "\x1b[K\n")
+		v.drawn = append(v.drawn, utf8.RuneCountInString(escapes.ReplaceAllString(l, "")))
 	}
 	b.WriteString("\x1b[J")
 	io.WriteString(v.out, b.String())
-	v.drawn = len(lines)
 }
+
+// escapes are the sequences that style puts in.
+var escapes = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
 // lines is the view as it is now; none is wider than the terminal, or the
 // cursor could not find back over it.
@@ -156,7 +175,7 @@ func (v *view) progressLine(s *v1.RunStatus) string {
 		return v.fit(nil, phase)
 	}
 	after := fmt.Sprintf(" %s left of %s", short(left), short(whole))
-	room := min(v.width()-1-len(after)-utf8.RuneCountInString(phase)-3, 40)
+	room := min(v.size().width-1-len(after)-utf8.RuneCountInString(phase)-3, 40)
 	if room < 8 {
 		return v.fit(nil, phase+after)
 	}
@@ -165,51 +184,30 @@ func (v *view) progressLine(s *v1.RunStatus) string {
 	return fmt.Sprintf("%s [%s%s]%s", phase, v.style.good(strings.Repeat("#", full)), strings.Repeat(".", room-full), after)
 }
 
-// maxFaultLines bounds the view's height; the rest is counted.
-const maxFaultLines = 12
-
 func (v *view) faultLines(s *v1.RunStatus) []string {
-	type row struct {
-		f     *v1.FaultResult
-		cells []string
-	}
-	var rows []row
-	widths := make([]int, 3)
-	hidden := 0
+	names, states := 0, 0
 	for _, f := range s.GetFaults() {
-		if len(rows) == maxFaultLines {
-			hidden++
-			continue
-		}
-		cells := []string{f.GetName(), f.GetMechanism(), stateWord(f.GetState())}
-		for i, c := range cells {
-			widths[i] = max(widths[i], utf8.RuneCountInString(c))
-		}
-		rows = append(rows, row{f, cells})
+		names = max(names, utf8.RuneCountInString(f.GetName()))
+		states = max(states, utf8.RuneCountInString(stateWord(f.GetState())))
 	}
 	var out []string
-	for _, r := range rows {
-		line := "  "
-		for i, c := range r.cells {
-			line += fmt.Sprintf("%-*s  ", widths[i], c)
+	for _, f := range s.GetFaults() {
+		line := fmt.Sprintf("  %-*s  %-*s", names, f.GetName(), states, stateWord(f.GetState()))
+		if f.GetStartTime() != nil {
+			line += "  " + hits(f)
 		}
-		if r.f.GetStartTime() != nil {
-			line += hits(r.f)
-		}
-		paint := func(s string) string { return s }
-		switch r.f.GetState() {
+		line += "  by " + f.GetMechanism()
+		var paint func(string) string
+		switch f.GetState() {
 		case v1.FaultState_PENDING, v1.FaultState_REVERTED:
 			paint = v.style.faint
 		case v1.FaultState_REVERT_FAILED, v1.FaultState_NOT_INJECTED:
 			paint = v.style.bad
 		}
 		out = append(out, v.fit(paint, line))
-		if w := r.f.GetWarnings(); len(w) > 0 && r.f.GetState() == v1.FaultState_ACTIVE {
+		if w := f.GetWarnings(); len(w) > 0 && f.GetState() == v1.FaultState_ACTIVE {
 			out = append(out, v.fit(v.style.warn, "    warning: "+w[len(w)-1]))
 		}
-	}
-	if hidden > 0 {
-		out = append(out, v.fit(v.style.faint, fmt.Sprintf("  and %s more", count(hidden, "fault"))))
 	}
 	return out
 }
@@ -241,7 +239,7 @@ func (v *view) probeLine(p *v1.ProbeResult) string {
 // free: some terminals wrap as soon as it is written.
 func (v *view) fit(paint func(string) string, line string) string {
 	line = v.style.strip(line)
-	if room := max(v.width()-1, 10); utf8.RuneCountInString(line) > room {
+	if room := max(v.size().width-1, 10); utf8.RuneCountInString(line) > room {
 		runes := []rune(line)
 		line = string(runes[:room-3]) + "..."
 	}
