@@ -1,13 +1,18 @@
 package faults
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
 
 	"faultline.dev/faultline/api/document"
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/api/schema"
 	"faultline.dev/faultline/faults/kernel"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"go.yaml.in/yaml/v3"
 )
 
 // Whoever adds a kind to the contract or to the catalogue learns here what the
@@ -31,6 +36,7 @@ func TestCatalogueHoldsEveryKindOfTheContract(t *testing.T) {
 }
 
 func TestEntriesAreComplete(t *testing.T) {
+	editor := faultSchema(t)
 	for _, kind := range Catalogue() {
 		t.Run(kind.Name, func(t *testing.T) {
 			if kind.Summary == "" || kind.Scope == "" || len(kind.Mechanisms) == 0 || kind.Validate == nil {
@@ -58,6 +64,9 @@ func TestEntriesAreComplete(t *testing.T) {
 			if problems := validateFault(f); len(problems) > 0 {
 				t.Errorf("the example has problems: %v", problems)
 			}
+			if err := editor.Validate(asJSON(t, kind.Example)); err != nil {
+				t.Errorf("the example does not fit the schema: %v", err)
+			}
 		})
 	}
 }
@@ -80,4 +89,39 @@ func TestLookup(t *testing.T) {
 	if _, err := KindOf(&v1.Fault{}); !errors.Is(err, ErrNoKind) {
 		t.Errorf("KindOf of nothing: %v", err)
 	}
+}
+
+// faultSchema is the schema of a fault.
+func faultSchema(t *testing.T) *jsonschema.Schema {
+	t.Helper()
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema.Experiment()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler()
+	if err := c.AddResource("experiment.schema.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Compile("experiment.schema.json#/$defs/Fault")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func asJSON(t *testing.T, text string) any {
+	t.Helper()
+	var v any
+	if err := yaml.Unmarshal([]byte(text), &v); err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return doc
 }
