@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v3"
 )
@@ -104,21 +103,5 @@ func TestFaults(t *testing.T) {
 		if err := s.Validate(instance(t, text)); err == nil {
 			t.Errorf("fits: %s", text)
 		}
-	}
-}
-
-func TestComment(t *testing.T) {
-	fault := (&v1.Fault{}).ProtoReflect().Descriptor()
-	if got, want := Comment(fault), "Fault is one fault on one target for one time."; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	if got, want := Comment(fault.Fields().ByName("ramp_up")), "Intensity grows evenly from nothing to full over this time."; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	if got := Comment((&v1.DiskError{}).ProtoReflect().Descriptor().Fields().ByName("errno")); got != "" {
-		t.Errorf("got %q for a field without comment", got)
-	}
-	if got, want := Comment((&v1.Result{}).ProtoReflect().Descriptor()), ""; got != want {
-		t.Errorf("got %q for a message outside of experiments", got)
 	}
 }
