@@ -29,7 +29,7 @@ type fileID struct{ dev, ino uint64 }
 
 func idOf(st os.FileInfo) fileID {
 	s := st.Sys().(*syscall.Stat_t)
-	return fileID{uint64(s.Dev), s.Ino}
+	return fileID{s.Dev, s.Ino}
 }
 
 // lockFile is a lock that this process holds.
