@@ -257,6 +257,8 @@ func echo(connection *net.TCPConn, limit time.Duration) (retransmits uint32, err
 // TCPPair is a client in A and a server in B.
 type TCPPair struct{ Client *Process }
 
+// NewTCPPair starts a server in B and a client of it in A; a try of the client
+// ends after limit.
 func NewTCPPair(t testing.TB, n Network, from, to fault.Cgroup, address string, limit time.Duration) TCPPair {
 	t.Helper()
 	var ready string
