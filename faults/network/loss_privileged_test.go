@@ -314,9 +314,11 @@ func TestTCPGetsThroughLoss(t *testing.T) {
 	if result := pair.Try("dial"); result.Error != "" {
 		t.Fatal(result.Error)
 	}
+	// A megabyte can leave in 16 packets, so that a share of them may be none.
 	injection := f.inject(network.Loss(), &v1.Fault{
 		Filter: &v1.Filter{Ports: []string{"7001"}, Protocol: v1.Filter_TCP},
-		Fault:  &v1.Fault_NetworkLoss{NetworkLoss: &v1.NetworkLoss{Percent: 10}},
+		Rate:   &v1.Rate{Every: proto.Uint64(5)},
+		Fault:  &v1.Fault_NetworkLoss{NetworkLoss: &v1.NetworkLoss{Percent: 100}},
 	})
 	result := pair.Try("send")
 	if result.Error != "" {
