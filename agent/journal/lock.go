@@ -114,9 +114,14 @@ func holder(dir string) (pid int, alive bool, err error) {
 		return 0, false, fmt.Errorf("opening the lock: %w", err)
 	}
 	defer f.Close()
+	return lockHolder(f)
+}
+
+// lockHolder is holder of an open lock file of another process.
+func lockHolder(f *os.File) (pid int, alive bool, err error) {
 	lk := unix.Flock_t{Type: unix.F_WRLCK}
 	if err := unix.FcntlFlock(f.Fd(), unix.F_GETLK, &lk); err != nil {
-		return 0, false, fmt.Errorf("asking for the holder of %s: %w", path, err)
+		return 0, false, fmt.Errorf("asking for the holder of %s: %w", f.Name(), err)
 	}
 	if lk.Type == unix.F_UNLCK {
 		return 0, false, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,16 @@ func Stop(ctx context.Context, run Run) error {
 	case pid == 0:
 		return fmt.Errorf("stopping run %s: its process is in another PID namespace", run.ID)
 	}
+	// From here on the file is asked and not its path: the process renames
+	// the directory before it is done with it.
+	lock, err := os.Open(filepath.Join(run.Dir, lockName))
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("stopping run %s: %w", run.ID, ErrNotRunning)
+	}
+	if err != nil {
+		return fmt.Errorf("stopping run %s: opening the lock: %w", run.ID, err)
+	}
+	defer lock.Close()
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("stopping run %s: %w", run.ID, ErrNotRunning)
@@ -40,7 +51,7 @@ func Stop(ctx context.Context, run Run) error {
 	defer unix.Close(fd)
 	// Between the answer and the pidfd the process may have ended and its
 	// number been given to another. One that holds the lock now is the one.
-	again, alive, err := holder(run.Dir)
+	again, alive, err := lockHolder(lock)
 	if err != nil {
 		return fmt.Errorf("stopping run %s: %w", run.ID, err)
 	}
@@ -51,7 +62,7 @@ func Stop(ctx context.Context, run Run) error {
 		return fmt.Errorf("stopping run %s: signalling process %d: %w", run.ID, pid, err)
 	}
 	for {
-		now, alive, err := holder(run.Dir)
+		now, alive, err := lockHolder(lock)
 		if err != nil {
 			return fmt.Errorf("waiting for the end of run %s: %w", run.ID, err)
 		}

@@ -127,7 +127,7 @@ SYSTEMD_UNIT_PATH=%s container=test exec %s --system --unit=main.target --log-ta
 		}
 		return nil
 	}
-	if err := env.Within(time.Minute, ready); err != nil {
+	if err := env.Within(5*time.Minute, ready); err != nil {
 		t.Fatalf("starting systemd: %v\n%s", err, log.String())
 	}
 	r := newResolver(t)
