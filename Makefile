@@ -19,8 +19,9 @@ KERNELS ?=
 JOBS ?= 1
 # make soak FOR=1h
 FOR ?= 10m
-# For the scripts behind demo and bench.
+# For the scripts behind demo and bench; bench in a guest: KERNEL=debian-6.12
 ARGS ?=
+KERNEL ?=
 
 # Without cgo the programs and the test binaries are static: they run on any
 # distribution and in any guest. Only the race detector asks for cgo.
@@ -108,8 +109,9 @@ soak: build ## privileged tests on this kernel over and over, until one fails or
 	@scripts/install-deps test; $(matrix) host $(narrow) -for '$(FOR)'
 
 .PHONY: bench
-bench: build ## what a fault costs per packet, as ratios of one run
-	@scripts/install-deps test; test/bench/run $(ARGS)
+bench: ## what a fault costs per packet, as ratios of one run (root; KERNEL=debian-6.12 in a guest, ARGS)
+	@scripts/install-deps test; $(if $(KERNEL),test/vm/install;) \
+	test/bench/run $(if $(KERNEL),--kernel '$(KERNEL)') $(ARGS)
 
 .PHONY: demo
 demo: build ## see a service lose packets and get them back, on this machine (root)
