@@ -141,7 +141,7 @@ func writeDoctor(p *page, report *v1.DoctorReport) {
 
 	p.line("")
 	var rows [][]cell
-	last, unbuilt := "", false
+	seen, unbuilt := repeats{}, false
 	for _, f := range report.GetFaults() {
 		for i, m := range f.GetMechanisms() {
 			name := cell{text: f.GetFault()}
@@ -152,13 +152,8 @@ func writeDoctor(p *page, report *v1.DoctorReport) {
 				name.text += " *"
 				unbuilt = true
 			}
-			words := why(m.GetReason(), m.GetRemedy())
-			shown := words
-			if words != "" && words == last {
-				shown = "as above"
-			}
-			last = words
-			rows = append(rows, []cell{name, text(m.GetName()), p.available(m.GetAvailable()), text(shown)})
+			words := seen.short(f.GetFault()+" "+m.GetName(), why(m.GetReason(), m.GetRemedy()))
+			rows = append(rows, []cell{name, text(m.GetName()), p.available(m.GetAvailable()), text(words)})
 		}
 	}
 	p.table([]string{"FAULT", "MECHANISM", "WORKS", "WHY, AND WHAT WOULD HELP"}, rows)
@@ -167,19 +162,30 @@ func writeDoctor(p *page, report *v1.DoctorReport) {
 	}
 
 	p.line("")
-	rows, last = nil, ""
+	rows, seen = nil, repeats{}
 	for _, c := range report.GetCapabilities() {
-		words := why(c.GetReason(), c.GetRemedy())
 		shown := c.GetTitle()
-		if words != "" && words == last {
-			shown += ": as above"
-		} else if words != "" {
+		if words := seen.short(c.GetName(), why(c.GetReason(), c.GetRemedy())); words != "" {
 			shown += ": " + words
 		}
-		last = words
 		rows = append(rows, []cell{text(c.GetName()), p.available(c.GetAvailable()), text(shown)})
 	}
 	p.table([]string{"CAPABILITY", "WORKS", "WHAT IT IS; WHY, AND WHAT WOULD HELP"}, rows)
+}
+
+// repeats remembers which reasons have been given, and for what first.
+type repeats map[string]string
+
+// short is the reason, or where it is given already.
+func (r repeats) short(what, words string) string {
+	if words == "" {
+		return ""
+	}
+	if first, ok := r[words]; ok {
+		return "as for " + first
+	}
+	r[words] = what
+	return words
 }
 
 func (p *page) available(word string) cell {

@@ -103,11 +103,10 @@ func (a *app) inject(ctx context.Context, command string, experiment *v1.Experim
 	stop()
 	done()
 
-	if err := reports.write(result); err != nil {
-		// The run is over and its verdict stands; only the file is missing.
-		a.complain(err)
-	}
 	code := resultCode(result, runErr)
+	if err := reports.write(result); err != nil {
+		code = a.untold(code, err)
+	}
 	if runErr != nil {
 		if code == exitUsage || code == exitNotInjected {
 			runErr = fmt.Errorf("%w; %s", runErr, aftermath(result))
@@ -116,10 +115,21 @@ func (a *app) inject(ctx context.Context, command string, experiment *v1.Experim
 	}
 	if runErr == nil || *f.output == formatJSON || touched(result) {
 		if err := a.print(*f.output, result, func(p *page) { writeResult(p, result, f.events) }); err != nil {
-			a.complain(err)
+			code = a.untold(code, err)
 		}
 	}
 	return silent(code)
+}
+
+// untold is the code of a run whose result could not be written where it was
+// wanted. A pass that nobody can read must not look like one.
+func (a *app) untold(code int, err error) int {
+	if code == exitPassed {
+		a.complain(fmt.Errorf("the run has passed, but: %w", err))
+		return exitNotInjected
+	}
+	a.complain(err)
+	return code
 }
 
 // touched tells whether some fault was active.
