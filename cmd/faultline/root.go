@@ -69,13 +69,14 @@ func (a *app) rootCommand() *cobra.Command {
 one cgroup at a time, and always takes them back.
 
 Exit status of run, inject and plan:
-  0  passed
-  1  a probe failed
-  2  the document or the call is wrong
-  3  could not inject; nothing was changed
-  4  a fault hit nothing
-  5  aborted
-  6  something could not be taken back`,
+
+    0  passed
+    1  a probe failed
+    2  the document or the call is wrong
+    3  could not inject; nothing was changed
+    4  a fault hit nothing
+    5  aborted
+    6  something could not be taken back`,
 		Example: `  faultline doctor
   faultline plan experiment.yaml
   faultline run experiment.yaml

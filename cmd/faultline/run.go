@@ -54,13 +54,14 @@ before the program ends. When it is killed, faults owned by the process end with
 it, and the others by their lease; what is left then is undone by revert.
 
 Exit status:
-  0  passed
-  1  a probe failed
-  2  the document or the call is wrong
-  3  could not inject; nothing was changed
-  4  a fault hit nothing
-  5  aborted
-  6  something could not be taken back (see status and revert)`,
+
+    0  passed
+    1  a probe failed
+    2  the document or the call is wrong
+    3  could not inject; nothing was changed
+    4  a fault hit nothing
+    5  aborted
+    6  something could not be taken back (see status and revert)`,
 		Example: `  faultline run experiment.yaml
   faultline run experiment.yaml --report json=result.json,junit=result.xml
   faultline run experiment.yaml --observe --output json`,
