@@ -33,6 +33,8 @@ type active struct {
 	// ends is when the kernel ends the fault by itself, whatever happens here
 	// (CLOCK_BOOTTIME, ns).
 	ends uint64
+	// renewed is the lease that the kernel holds.
+	renewed fault.Lease
 
 	mu       sync.Mutex
 	result   *v1.FaultResult
@@ -66,7 +68,8 @@ func (a *active) inject(ctx context.Context, rec fault.Recorder) error {
 func (a *active) start() error {
 	now := time.Now()
 	a.ends = bootTime() + uint64(a.planned.duration())
-	if err := a.injection.Start(a.nextLease()); err != nil {
+	a.renewed = a.nextLease()
+	if err := a.injection.Start(a.renewed); err != nil {
 		return a.notInjected(err)
 	}
 	a.mu.Lock()
@@ -91,8 +94,9 @@ func (a *active) nextLease() fault.Lease {
 	return fault.Lease{Deadline: min(bootTime()+uint64(a.lease), a.ends)}
 }
 
-// hold keeps the fault alive until its time is over or ctx ends.
-func (a *active) hold(ctx context.Context) {
+// hold keeps the fault alive until its time is over or ctx ends. The error says
+// that the kernel ended the fault before.
+func (a *active) hold(ctx context.Context) (err error) {
 	ctx, cancel := context.WithDeadline(ctx, a.deadline)
 	defer cancel()
 	var refreshing sync.WaitGroup
@@ -105,16 +109,35 @@ func (a *active) hold(ctx context.Context) {
 			}
 		})
 	})
-	renewed := time.Now()
 	every(ctx, tick, func() {
-		if time.Since(renewed) >= a.lease/4 {
-			renewed = time.Now()
-			if err := a.injection.Renew(a.nextLease()); err != nil {
-				a.warn(err)
-			}
+		if err = a.renew(); err != nil {
+			cancel()
 		}
 		a.read()
 	})
+	return err
+}
+
+// renew moves the lease when a quarter of it is over. A fault whose lease ran
+// out is never brought back: for who looked on it had ended.
+func (a *active) renew() error {
+	now := bootTime()
+	if a.renewed.Deadline == a.ends {
+		return nil // it runs out when the fault ends
+	}
+	if now >= a.renewed.Deadline {
+		return fmt.Errorf("the lease of %q ran out: nobody renewed it for %s", a.planned.spec.GetName(), a.lease)
+	}
+	if a.renewed.Deadline-now > uint64(a.lease/4*3) {
+		return nil
+	}
+	next := a.nextLease()
+	if err := a.injection.Renew(next); err != nil {
+		a.warn(err)
+		return nil
+	}
+	a.renewed = next
+	return nil
 }
 
 // every calls fn at the interval until ctx ends.

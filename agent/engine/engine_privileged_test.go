@@ -22,6 +22,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"faultline.dev/faultline/agent/engine"
@@ -429,19 +430,7 @@ func TestKilledRunIsReverted(t *testing.T) {
 		kernels.Missing(t, string(kernel.ClsBPF), errors.New(answer.Reason))
 	}
 	before := l.network.A.Run("tc", "qdisc", "show", "dev", env.Veth)
-	experiment := l.experiment(strings.Replace(oneLoss, "networkLoss: {percent: 50}", "networkLoss: {percent: 100}\n      mechanism: cls_bpf", 1))
-	experiment.Spec.Steps[0].Faults[0].Duration.Seconds = 600
-	encoded, err := proto.Marshal(experiment)
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "experiment")
-	if err := os.WriteFile(path, encoded, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p := env.Start(t, l.neighbour, nil, "run", path, l.engine.StateDir, l.engine.CgroupRoot)
-	var state string
-	p.Read(&state)
+	p := l.startRun(strings.NewReplacer("3s", "10m", "percent: 50}", "percent: 100}\n      mechanism: cls_bpf").Replace(oneLoss))
 	if _, lost := l.traffic.Exchange(); len(lost) != l.traffic.Count {
 		t.Fatalf("lost %d of %d", len(lost), l.traffic.Count)
 	}
@@ -459,6 +448,52 @@ func TestKilledRunIsReverted(t *testing.T) {
 	}
 }
 
+// A frozen process renews nothing: the kernel ends the fault, and it stays
+// ended when the process goes on.
+func TestFrozenRunEndsByItsLease(t *testing.T) {
+	l := newLab(t)
+	p := l.startRun(strings.Replace(strings.Replace(oneLoss, "3s", "10m", 1), "seed: 7", "leaseTimeout: 1s", 1))
+	if err := syscall.Kill(p.PID(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	err := env.Within(10*time.Second, func() error {
+		if _, lost := l.traffic.Exchange(); len(lost) > 0 {
+			return fmt.Errorf("%d packets are still lost", len(lost))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if err := syscall.Kill(p.PID(), syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	var result v1.Result
+	if err := protojson.Unmarshal([]byte(p.Line()), &result); err != nil {
+		t.Fatal(err)
+	}
+	l.want(&result, v1.Verdict_ABORTED, "ran out")
+	l.untouched()
+}
+
+// startRun runs an experiment in a process of its own, and returns when its
+// fault is active.
+func (l *lab) startRun(text string) *env.Process {
+	l.t.Helper()
+	encoded, err := proto.Marshal(l.experiment(text))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	path := filepath.Join(l.t.TempDir(), "experiment")
+	if err := os.WriteFile(path, encoded, 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	p := env.Start(l.t, l.neighbour, nil, "run", path, l.engine.StateDir, l.engine.CgroupRoot)
+	var state string
+	p.Read(&state)
+	return p
+}
+
 // runToBeKilled runs an experiment and says when it is active.
 func runToBeKilled(_ io.Reader, out *json.Encoder, args []string) error {
 	encoded, err := os.ReadFile(args[0])
@@ -470,11 +505,18 @@ func runToBeKilled(_ io.Reader, out *json.Encoder, args []string) error {
 		return err
 	}
 	told := false
-	_, err = newEngine(args[1], args[2]).Run(context.Background(), &experiment, func(status *v1.RunStatus) {
+	result, err := newEngine(args[1], args[2]).Run(context.Background(), &experiment, func(status *v1.RunStatus) {
 		if !told && status.GetFaults()[0].GetState() == v1.FaultState_ACTIVE {
 			told = true
 			_ = out.Encode("active")
 		}
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	text, err := protojson.Marshal(result)
+	if err != nil {
+		return err
+	}
+	return out.Encode(json.RawMessage(text))
 }

@@ -227,7 +227,9 @@ func (r *run) step(ctx context.Context, faults []*active) error {
 			return nil
 		}
 		if started {
-			a.hold(ctx)
+			if err := a.hold(ctx); err != nil {
+				r.end(err)
+			}
 		}
 		return a.revert(ctx)
 	})

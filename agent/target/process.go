@@ -1,138 +1,19 @@
 package target
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"faultline.dev/faultline/faults/fault"
 )
 
 // pfKthread marks a kernel thread in the flags of /proc/PID/stat
 // (PF_KTHREAD, include/linux/sched.h).
 const pfKthread = 0x00200000
-
-// Processes returns the PIDs of the processes in the cgroup and in all its
-// descendants, sorted. A process that comes or goes meanwhile may be missed
-// or be gone already; a descendant that goes is skipped. It is an error when
-// the cgroup itself is gone or another one has taken its path, or when it
-// holds processes of a PID namespace that can't be seen from here.
-func (r *Resolver) Processes(c fault.Cgroup) ([]int, error) {
-	dir, err := os.OpenRoot(c.Path)
-	if errors.Is(err, unix.ENOENT) {
-		return nil, tag(ErrNotFound, fmt.Errorf("cgroup %s is gone", c.Path))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("opening cgroup %s: %w", c.Path, err)
-	}
-	defer dir.Close()
-	st, err := dir.Stat(".")
-	if err != nil {
-		return nil, fmt.Errorf("looking at cgroup %s: %w", c.Path, err)
-	}
-	if id := st.Sys().(*syscall.Stat_t).Ino; id != c.ID {
-		return nil, tag(ErrNotFound, fmt.Errorf("cgroup %s (id %d) is gone, another one (id %d) is in its place", c.Path, c.ID, id))
-	}
-	pids := map[int]bool{}
-	if err := r.collect(dir, ".", pids); err != nil {
-		return nil, fmt.Errorf("listing the processes of cgroup %s: %w", c.Path, err)
-	}
-	if pids[0] {
-		return nil, fmt.Errorf("cgroup %s holds processes of another PID namespace: run in the host's PID namespace", c.Path)
-	}
-	out := make([]int, 0, len(pids))
-	for pid := range pids {
-		out = append(out, pid)
-	}
-	slices.Sort(out)
-	return out, nil
-}
-
-// collect adds the processes of a cgroup and its descendants.
-func (r *Resolver) collect(dir *os.Root, rel string, pids map[int]bool) error {
-	err := readPIDs(dir, filepath.Join(rel, "cgroup.procs"), func(pid int) { pids[pid] = true })
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		// In a threaded cgroup only its threads can be listed (cgroup-v2,
-		// "Threads").
-		err = readPIDs(dir, filepath.Join(rel, "cgroup.threads"), func(tid int) {
-			if pid := r.threadGroup(tid); pid >= 0 {
-				pids[pid] = true
-			}
-		})
-	}
-	if err != nil && !gone(err) {
-		return err
-	}
-	f, err := dir.Open(rel)
-	if err != nil {
-		if gone(err) {
-			return nil
-		}
-		return err
-	}
-	entries, err := f.ReadDir(-1)
-	_ = f.Close()
-	if err != nil && !gone(err) {
-		return err
-	}
-	for _, e := range entries {
-		if !e.IsDir() {
-			continue
-		}
-		if err := r.collect(dir, filepath.Join(rel, e.Name()), pids); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// gone tells a cgroup that was removed while it was read: its path is not
-// there (ENOENT), or the open file has lost its cgroup (ENODEV).
-func gone(err error) bool {
-	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV)
-}
-
-func readPIDs(dir *os.Root, name string, each func(int)) error {
-	f, err := dir.Open(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		pid, err := strconv.Atoi(lines.Text())
-		if err != nil {
-			return fmt.Errorf("reading %s: %w", name, err)
-		}
-		each(pid)
-	}
-	return lines.Err()
-}
-
-// threadGroup returns the process of a thread, 0 for one that can't be seen,
-// -1 for one that has ended.
-func (r *Resolver) threadGroup(tid int) int {
-	if tid == 0 {
-		return 0
-	}
-	pid, err := r.statusField(tid, "Tgid")
-	if err != nil {
-		return -1
-	}
-	n, err := strconv.Atoi(pid)
-	if err != nil {
-		return -1
-	}
-	return n
-}
 
 // statusField reads one field of /proc/PID/status (proc(5)).
 func (r *Resolver) statusField(pid int, name string) (string, error) {

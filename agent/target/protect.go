@@ -63,7 +63,10 @@ func (r *Resolver) protect(ctx context.Context, h *hierarchy, rel string, c faul
 			return refuse("it contains the cgroup of %s, %s", p.name, filepath.Join(h.root, at))
 		}
 	}
-	pids, err := r.Processes(c)
+	pids, err := c.Processes()
+	if errors.Is(err, fault.ErrGone) {
+		return tag(ErrNotFound, err)
+	}
 	if err != nil {
 		return err
 	}

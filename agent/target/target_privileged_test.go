@@ -3,16 +3,13 @@
 package target
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,7 +31,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	env.Main(m, map[string]env.Workload{"resolve": resolveWorkload, "inside": insideWorkload, "threads": threadsWorkload})
+	env.Main(m, map[string]env.Workload{"resolve": resolveWorkload, "inside": insideWorkload, "threads": env.Threads})
 }
 
 func newResolver(t *testing.T) *Resolver {
@@ -208,107 +205,6 @@ func TestThreadIsNotAProcess(t *testing.T) {
 	p.Read(&tids)
 	i := slices.IndexFunc(tids, func(tid int) bool { return tid != p.PID() })
 	wantRefused(t, newResolver(t), pid(tids[i]), ErrInvalid, fmt.Sprintf("thread of process %d", p.PID()))
-}
-
-// threadsWorkload prints the ids of its threads, of which a Go program has
-// several, and waits.
-func threadsWorkload(in io.Reader, out *json.Encoder, _ []string) error {
-	entries, err := os.ReadDir("/proc/self/task")
-	if err != nil {
-		return err
-	}
-	var tids []int
-	for _, e := range entries {
-		tid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			return err
-		}
-		tids = append(tids, tid)
-	}
-	if err := out.Encode(tids); err != nil {
-		return err
-	}
-	_, err = io.Copy(io.Discard, in)
-	return err
-}
-
-func TestProcesses(t *testing.T) {
-	t.Parallel()
-	r := newResolver(t)
-	c := env.Cgroup(t)
-	a, b := env.Child(t, c, "a"), env.Child(t, c, "b")
-	deep := env.Child(t, b, "deep")
-	want := []int{env.StartProgram(t, a, nil, "cat").PID(), env.StartProgram(t, deep, nil, "cat").PID(), env.StartProgram(t, deep, nil, "cat").PID()}
-	slices.Sort(want)
-	got, err := r.Processes(c)
-	if err != nil || !slices.Equal(got, want) {
-		t.Errorf("processes %v, %v; wanted %v", got, err, want)
-	}
-	if _, err := r.Processes(fault.Cgroup{Path: c.Path, ID: c.ID + 1}); !errors.Is(err, ErrNotFound) {
-		t.Errorf("took another cgroup for the one that was meant: %v", err)
-	}
-	if _, err := r.Processes(fault.Cgroup{Path: c.Path + "/gone", ID: 5}); !errors.Is(err, ErrNotFound) {
-		t.Errorf("error %v", err)
-	}
-}
-
-func TestProcessesOfAThreadedCgroup(t *testing.T) {
-	t.Parallel()
-	r := newResolver(t)
-	c := env.Cgroup(t)
-	p := env.Start(t, c, nil, "threads")
-	var tids []int
-	p.Read(&tids)
-	threaded := env.Child(t, c, "threaded")
-	if err := os.WriteFile(filepath.Join(threaded.Path, "cgroup.type"), []byte("threaded"), 0); err != nil {
-		t.Fatal(err)
-	}
-	i := slices.IndexFunc(tids, func(tid int) bool { return tid != p.PID() })
-	if err := os.WriteFile(filepath.Join(threaded.Path, "cgroup.threads"), []byte(strconv.Itoa(tids[i])), 0); err != nil {
-		t.Fatal(err)
-	}
-	for _, of := range []fault.Cgroup{c, threaded} {
-		got, err := r.Processes(of)
-		if err != nil || !slices.Equal(got, []int{p.PID()}) {
-			t.Errorf("processes of %s: %v, %v; wanted %d", of.Path, got, err, p.PID())
-		}
-	}
-	// Back to one cgroup, so that the child can be removed.
-	p.Kill()
-}
-
-func TestProcessesWhileCgroupsComeAndGo(t *testing.T) {
-	t.Parallel()
-	r := newResolver(t)
-	c := env.Cgroup(t)
-	p := env.StartProgram(t, c, nil, "cat")
-	stop, ended := make(chan struct{}), make(chan error)
-	go func() {
-		for {
-			select {
-			case <-stop:
-				ended <- nil
-				return
-			default:
-			}
-			deep := filepath.Join(c.Path, "x", "y")
-			if err := errors.Join(os.MkdirAll(deep, 0o755), os.Remove(deep), os.Remove(filepath.Dir(deep))); err != nil {
-				ended <- err
-				return
-			}
-		}
-	}()
-	for range 300 {
-		got, err := r.Processes(c)
-		if err != nil || !slices.Equal(got, []int{p.PID()}) {
-			t.Errorf("processes %v, %v", got, err)
-			break
-		}
-	}
-	close(stop)
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
 }
 
 func TestProtected(t *testing.T) {

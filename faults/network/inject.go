@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -264,9 +263,9 @@ func (in *injection) hook(ctx context.Context, mark uint32, rec fault.Recorder) 
 }
 
 func (in *injection) attach(cgroup fault.Cgroup) error {
-	dir, err := os.Open(cgroup.Path)
+	dir, err := cgroup.Open()
 	if err != nil {
-		return fmt.Errorf("opening target: %w", err)
+		return err
 	}
 	defer func() { _ = dir.Close() }()
 	for _, hook := range []struct {

@@ -49,6 +49,9 @@ func namespacesOf(cgroups []fault.Cgroup) ([]*namespace, error) {
 	seen := map[uint64]bool{}
 	for _, cgroup := range cgroups {
 		pids, err := cgroup.Processes()
+		if errors.Is(err, fault.ErrGone) {
+			continue
+		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("listing the processes of %s: %w", cgroup.Path, err), closeAll(list))
 		}

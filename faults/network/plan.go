@@ -17,6 +17,12 @@ import (
 	"faultline.dev/faultline/faults/fault"
 )
 
+// Limits of bpf/tc.
+const (
+	levelsMax  = 24
+	targetsMax = 4096
+)
+
 // plan collects what the faults of the family have in common.
 type plan struct {
 	req    fault.Request
@@ -42,6 +48,14 @@ func newPlan(ctx context.Context, req fault.Request) (*plan, error) {
 		return nil, errors.Join(errs...)
 	}
 	p := &plan{req: req, filter: parsed, dice: dice.New(req.Seed, req.Spec)}
+	for _, cgroup := range req.Cgroups {
+		if cgroup.Level >= levelsMax {
+			return nil, fmt.Errorf("%s is %d levels below the root of the hierarchy; at most %d are supported", cgroup.Path, cgroup.Level, levelsMax-1)
+		}
+	}
+	if len(req.Cgroups) > targetsMax {
+		return nil, fmt.Errorf("the target has %d cgroups; at most %d are supported", len(req.Cgroups), targetsMax)
+	}
 	peers, err := newPeerSet(ctx, &p.filter, req.Resolver)
 	if err != nil {
 		return nil, err

@@ -3,7 +3,6 @@ package network
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -25,12 +24,9 @@ func (w cgroupWatch) Key() string { return "cgroup " + w.cgroup.Path }
 func (w cgroupWatch) Ours(line string) bool { return strings.Contains(line, " "+programPrefix) }
 
 func (w cgroupWatch) State() ([]string, error) {
-	dir, err := os.Open(w.cgroup.Path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fault.ErrGone
-	}
+	dir, err := w.cgroup.Open()
 	if err != nil {
-		return nil, fmt.Errorf("looking at the programs of %s: %w", w.cgroup.Path, err)
+		return nil, err
 	}
 	defer func() { _ = dir.Close() }()
 	var lines []string

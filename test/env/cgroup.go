@@ -51,29 +51,29 @@ func cgroupAt(t testing.TB, path string) fault.Cgroup {
 	if err := os.Mkdir(path, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { removeCgroup(t, path) })
 	var stat syscall.Stat_t
 	if err := syscall.Stat(path, &stat); err != nil {
 		t.Fatal(err)
 	}
 	below := strings.TrimPrefix(path, CgroupRoot(t)+"/")
-	return fault.Cgroup{Path: path, ID: stat.Ino, Level: strings.Count(below, "/") + 1}
+	cgroup := fault.Cgroup{Path: path, ID: stat.Ino, Level: strings.Count(below, "/") + 1}
+	t.Cleanup(func() { removeCgroup(t, cgroup) })
+	return cgroup
 }
 
-func removeCgroup(t testing.TB, path string) {
-	cgroup := fault.Cgroup{Path: path}
+func removeCgroup(t testing.TB, cgroup fault.Cgroup) {
 	err := Within(10*time.Second, func() error {
 		pids, err := cgroup.Processes()
 		for _, pid := range pids {
 			err = errors.Join(err, syscall.Kill(pid, syscall.SIGKILL))
 		}
-		if err != nil && !errors.Is(err, syscall.ESRCH) {
+		if err != nil && !errors.Is(err, syscall.ESRCH) && !errors.Is(err, fault.ErrGone) {
 			return err
 		}
-		return removeTree(path)
+		return removeTree(cgroup.Path)
 	})
 	if err != nil {
-		t.Errorf("removing %s: %v", path, err)
+		t.Errorf("removing %s: %v", cgroup.Path, err)
 	}
 }
 

@@ -100,7 +100,7 @@ func udpReceive(in io.Reader, out *json.Encoder, args []string) error {
 		buffer := make([]byte, 65536)
 		for {
 			// The sender has ended: what is not here now was lost.
-			if err := connection.SetReadDeadline(time.Now().Add(500 * time.Millisecond)); err != nil {
+			if err := connection.SetReadDeadline(time.Now().Add(250 * time.Millisecond)); err != nil {
 				return err
 			}
 			n, err := connection.Read(buffer)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -37,6 +38,28 @@ func Main(m *testing.M, workloads map[string]Workload) {
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+// Threads is a workload that prints the ids of its threads, of which a Go program has
+// several, and waits.
+func Threads(in io.Reader, out *json.Encoder, _ []string) error {
+	entries, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return err
+	}
+	var tids []int
+	for _, e := range entries {
+		tid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			return err
+		}
+		tids = append(tids, tid)
+	}
+	if err := out.Encode(tids); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, in)
+	return err
 }
 
 // Process is a program in a cgroup and a namespace.

@@ -77,7 +77,7 @@ type Filter_Direction int32
 
 const (
 	Filter_DIRECTION_UNSPECIFIED Filter_Direction = 0
-	// What the target sends (the default).
+	// What the target sends.
 	Filter_EGRESS Filter_Direction = 1
 	// What the target receives.
 	Filter_INGRESS Filter_Direction = 2
@@ -1220,14 +1220,17 @@ func (x *Pulse) GetOff() *durationpb.Duration {
 }
 
 // Filter says which packets, sockets or queries of the target count. Every
-// field that is given must match; inside a list one entry is enough.
+// field that is given must match; inside a list one entry is enough, and peers
+// and hosts are one list.
 type Filter struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Direction Filter_Direction       `protobuf:"varint,1,opt,name=direction,proto3,enum=faultline.v1alpha1.Filter_Direction" json:"direction,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default EGRESS; for a networkPartition BOTH.
+	Direction Filter_Direction `protobuf:"varint,1,opt,name=direction,proto3,enum=faultline.v1alpha1.Filter_Direction" json:"direction,omitempty"`
 	// Addresses of the other side: CIDR or single address, IPv4 or IPv6.
 	Peers        []string `protobuf:"bytes,2,rep,name=peers,proto3" json:"peers,omitempty"`
 	ExcludePeers []string `protobuf:"bytes,3,rep,name=exclude_peers,json=excludePeers,proto3" json:"exclude_peers,omitempty"`
 	// Host names of the other side, resolved at the start and again every 10s.
+	// What they resolve to is added to peers.
 	Hosts []string `protobuf:"bytes,4,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	// Ports of the other side: "443" or "8000-8999".
 	Ports        []string `protobuf:"bytes,5,rep,name=ports,proto3" json:"ports,omitempty"`
@@ -1337,7 +1340,8 @@ func (x *Filter) GetConnections() Filter_Connections {
 type Probe struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Unique in the experiment.
-	Name string     `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Default CONTINUOUS.
 	When Probe_When `protobuf:"varint,2,opt,name=when,proto3,enum=faultline.v1alpha1.Probe_When" json:"when,omitempty"`
 	// Time between two attempts of CONTINUOUS and DURING; default 1s.
 	Interval *durationpb.Duration `protobuf:"bytes,3,opt,name=interval,proto3" json:"interval,omitempty"`

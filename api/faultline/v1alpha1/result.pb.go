@@ -28,11 +28,11 @@ type Verdict int32
 const (
 	Verdict_VERDICT_UNSPECIFIED Verdict = 0
 	Verdict_PASSED              Verdict = 1
-	// A probe failed.
+	// A probe failed, also when that ended the run early.
 	Verdict_FAILED Verdict = 2
 	// A fault hit nothing.
 	Verdict_NO_EFFECT Verdict = 3
-	// Ended early by a person, a signal or a probe.
+	// Ended early by a person, a signal, the stop file or a lost lease.
 	Verdict_ABORTED Verdict = 4
 	// A fault could not be injected, or the run broke.
 	Verdict_ERROR Verdict = 5
