@@ -124,6 +124,9 @@ func mountAll(config wire.Config) error {
 	if err := mountExports(config); err != nil {
 		return err
 	}
+	if err := makeDevices("/lib/modules", "/dev"); err != nil {
+		return err
+	}
 	if err := unix.Sethostname([]byte("faultline-test")); err != nil {
 		return err
 	}

@@ -121,3 +121,23 @@ func TestDumpIsOnlyGivenWhenAsked(t *testing.T) {
 		t.Errorf("%d bytes more", out.Len())
 	}
 }
+
+func TestParseDeviceReadsWhatDepmodWrites(t *testing.T) {
+	for _, tc := range []struct {
+		line, name string
+		mode       uint32
+		number     uint64
+	}{
+		{"tun net/tun c10:200", "net/tun", unix.S_IFCHR, unix.Mkdev(10, 200)},
+		{"loop loop0 b7:0", "loop0", unix.S_IFBLK, unix.Mkdev(7, 0)},
+		{"# Device nodes to trigger on-demand module loading.", "", 0, 0},
+		{"tun net/tun", "", 0, 0},
+		{"tun net/tun x10:200", "", 0, 0},
+		{"", "", 0, 0},
+	} {
+		name, mode, number, ok := parseDevice(tc.line)
+		if name != tc.name || mode != tc.mode || uint64(number) != tc.number || ok != (tc.name != "") {
+			t.Errorf("%q: got %q, mode %o, number %#x, %t", tc.line, name, mode, number, ok)
+		}
+	}
+}
