@@ -92,7 +92,7 @@ func (g glyphs) timeline(sections []section) []string {
 	return []string{axis, strings.TrimRight(names, " ")}
 }
 
-// niceTop is the smallest of 1, 2, 2.5, 5 times a power of ten that no value
+// niceTop is the smallest of 1, 2, 2.5, 3, 4, 5 times a power of ten that no value
 // exceeds; 1 when all are zero.
 func niceTop(values []float64) float64 {
 	most := 0.0
@@ -103,7 +103,7 @@ func niceTop(values []float64) float64 {
 		return 1
 	}
 	power := math.Pow(10, math.Floor(math.Log10(most)))
-	for _, factor := range []float64{1, 2, 2.5, 5} {
+	for _, factor := range []float64{1, 2, 2.5, 3, 4, 5} {
 		if most <= factor*power*(1+1e-9) {
 			return factor * power
 		}
@@ -151,10 +151,10 @@ type row struct {
 
 // table shows what each client felt in each phase. It is 77 columns wide.
 func table(rows []row, head func(string) string) []string {
-	lines := []string{head(fmt.Sprintf("%-10s %-7s %8s %6s %7s %13s %7s %7s %7s",
+	lines := []string{head(fmt.Sprintf("%-9s %-6s %8s %5s %7s %13s %7s %7s %7s",
 		"", "", "requests", "/s", "failed", "retransmitted", "p50", "p95", "max"))}
 	for _, r := range rows {
-		line := fmt.Sprintf("%-10s %-7s %8d %6.0f %7d %13d %7s %7s %7s",
+		line := fmt.Sprintf("%-9s %-6s %8d %5.0f %7d %13d %7s %7s %7s",
 			r.who, r.when, r.requests, r.rate, r.errors, r.retransmitted, latency(r.p50), latency(r.p95), latency(r.max))
 		if r.paint != nil {
 			line = r.paint(line)

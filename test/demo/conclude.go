@@ -9,10 +9,6 @@ import (
 	"time"
 )
 
-// retransmissionTimeout is the least time after which Linux sends a segment
-// again (TCP_RTO_MIN): a request that waits less has lost nothing.
-const retransmissionTimeout = 200 * time.Millisecond
-
 // conclude shows what the demo has checked, charts and a table. It returns an
 // error when a check is not met.
 func (d *demo) conclude() error {
@@ -46,12 +42,30 @@ func (d *demo) conclude() error {
 	return nil
 }
 
+// chartBefore is how much of the time before the fault is drawn.
+const chartBefore = 3 * time.Second
+
+// A column of a chart stands for columnLeast, or for more by steps of
+// columnStep, so that chartColumns are enough.
+const (
+	chartColumns = 70
+	columnLeast  = 250 * time.Millisecond
+	columnStep   = 50 * time.Millisecond
+)
+
+// columnOf is the time that a column stands for in charts of span.
+func columnOf(span time.Duration) time.Duration {
+	steps := (span + chartColumns*columnStep - 1) / (chartColumns * columnStep)
+	return max(steps*columnStep, columnLeast)
+}
+
 // charts draw what the client felt over time.
 func (d *demo) charts(start, end time.Time) {
+	column := columnOf(chartBefore + end.Sub(start) + settle + again)
 	before := int(chartBefore / column)
 	during := int((end.Sub(start) + column/2) / column)
 	behind := int((settle + again) / column)
-	columns := d.client.columns(start.Add(-chartBefore), column, before+during+behind)
+	columns := d.client.columns(start.Add(-time.Duration(before)*column), column, before+during+behind)
 	paint := func(i int, s string) string {
 		if i >= before && i < before+during {
 			return d.bad(s)
@@ -66,7 +80,7 @@ func (d *demo) charts(start, end time.Time) {
 	}{
 		{"requests per second", plainLabel, func(s summary) float64 { return s.rate }},
 		{"latency, 95th percentile", latencyLabel, func(s summary) float64 { return inMilliseconds(s.p95) }},
-		{"TCP segments retransmitted per quarter of a second", plainLabel, func(s summary) float64 { return float64(s.retransmitted) }},
+		{fmt.Sprintf("TCP segments retransmitted per %d ms", column.Milliseconds()), plainLabel, func(s summary) float64 { return float64(s.retransmitted) }},
 	} {
 		values := make([]float64, len(columns))
 		for i, s := range columns {
@@ -75,7 +89,7 @@ func (d *demo) charts(start, end time.Time) {
 		d.say("%s", indent+c.title)
 		d.lines("", d.chart(values, 3, c.label, paint))
 	}
-	d.lines("", d.timeline([]section{{"healthy", before}, {"30 % loss for 8 seconds", during}, {"taken back", behind}}))
+	d.lines("", d.timeline([]section{{"before", before}, {"30 % loss", during}, {"after", behind}}))
 }
 
 // check is something that has to be true, and what was seen.
@@ -92,23 +106,23 @@ func (d *demo) checks() []check {
 	fault := d.result.Faults[0]
 	return []check{
 		{
-			met:  before.healthy() && d.bystanderFelt[0].healthy(),
+			met:  before.well() && d.bystanderFelt[0].well(),
 			what: "both were well before: " + before.loss(),
 		},
 		{
-			met:  during.retransmitted > before.retransmitted && !during.healthy(),
+			met:  during.retransmitted > before.retransmitted && !during.well(),
 			what: "the client lost packets: " + during.loss(),
 			detail: []string{
-				fmt.Sprintf("faultline dropped %s of %s packets, by %s; TCP sends again what is", fault.Injected, fault.Matched, fault.Mechanism),
-				fmt.Sprintf("not acknowledged (TcpRetransSegs of this network: %d more)", d.namespaceAfter-d.namespaceBefore),
+				fmt.Sprintf("faultline dropped %s of %s packets, by %s; TCP sends again what", fault.Injected, fault.Matched, fault.Mechanism),
+				fmt.Sprintf("is not acknowledged (TcpRetransSegs of this network: %d more)", d.namespaceAfter-d.namespaceBefore),
 			},
 		},
 		{
-			met:  neighbour.healthy() && neighbour.rate > before.rate/2,
+			met:  neighbour.well(),
 			what: "the bystander did not: " + neighbour.loss(),
 		},
 		{
-			met:  after.healthy() && after.rate > before.rate/2,
+			met:  after.well(),
 			what: "the client is well again: " + after.loss(),
 		},
 		{
@@ -122,17 +136,19 @@ func (d *demo) checks() []check {
 			detail: append(prefixed("during: ", d.attachedDuring), prefixed("after: ", d.attachedAfter)...),
 		},
 		{
+			// Its exit status has said that nothing is left.
 			met:  true,
 			what: "faultline status: " + d.status,
 		},
 	}
 }
 
-// healthy tells whether a client lost nothing. A retransmission in a hundred
-// requests is allowed: Linux sends a segment again when a busy machine lets the
-// answer wait for long. With loss it is one in every third.
-func (s summary) healthy() bool {
-	return s.requests > 0 && s.errors == 0 && s.p95 < retransmissionTimeout && s.retransmitted <= uint64(s.requests/100)
+// well tells whether a client lost nothing to the fault: at most one request in
+// fifty failed or had a segment sent again, which happens by itself where a
+// busy machine lets an answer wait. Of 30 % loss it would be one in three. How
+// long answers take depends on the machine, and is shown and not judged.
+func (s summary) well() bool {
+	return s.requests > 0 && 50*s.errors <= s.requests && 50*s.retransmitted <= uint64(s.requests)
 }
 
 // loss says what a client has lost.

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"syscall"
 )
 
@@ -45,7 +46,11 @@ func play(ctx context.Context, role string, out io.Writer) error {
 	case roleService:
 		return serve(ctx)
 	case roleClient, roleBystander:
-		return ask(ctx, out)
+		rate, err := strconv.Atoi(os.Getenv(rateVariable))
+		if err != nil || rate <= 0 {
+			return fmt.Errorf("wanted a rate in %s", rateVariable)
+		}
+		return ask(ctx, out, rate)
 	}
 	return fmt.Errorf("no such role")
 }

@@ -35,10 +35,8 @@ const (
 	settle = patience
 	// again is how long the phase "after" is.
 	again = 4 * time.Second
-	// column is the time that one column of a chart stands for, and chartBefore
-	// how much of the time before the fault is drawn.
-	column      = 250 * time.Millisecond
-	chartBefore = 3 * time.Second
+	// look is how often the live line and what is attached are looked at.
+	look = 250 * time.Millisecond
 )
 
 // demo is one performance.
@@ -48,7 +46,11 @@ type demo struct {
 	stage     *stage
 	// dir is a directory for the document, the journal and the report.
 	dir               string
-	client, bystander record
+	client, bystander *record
+	// rate is how many requests a client sends per second.
+	rate int
+	// slow: even so answers take long.
+	slow bool
 	// felt is what each felt in the phases: before, during, after.
 	clientFelt, bystanderFelt []summary
 	// Segments retransmitted in the clients' namespace until then.
@@ -84,10 +86,10 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if d.stage, err = newStage(); err != nil {
 		return fmt.Errorf("setting the stage: %w", err)
 	}
-	d.introduce()
 	if err := d.begin(ctx); err != nil {
 		return err
 	}
+	d.introduce()
 
 	d.say("%s", d.bold("1. Four seconds without a fault"))
 	if d.attachedBefore, err = d.stage.attached(); err != nil {
@@ -140,23 +142,58 @@ func (d *demo) introduce() {
 	d.say("")
 	d.lines("  ", []string{
 		"service    HTTP on " + serviceAddress + ":" + servicePort + ", in cgroup " + d.stage.name(roleService),
-		"client     200 requests/s, half of them on new connections, each given up",
+		fmt.Sprintf("client     %d requests/s, half", d.rate) + " of them on new connections, each given up",
 		"           after 2 s; in cgroup " + d.stage.name(roleClient),
 		"bystander  the same to the same port by the same network interface, but in",
 		"           cgroup " + d.stage.name(roleBystander),
 		"",
 		"They have networks of their own: nothing of this machine's is touched.",
 	})
+	if d.slow {
+		d.lines("  ", []string{"", "This machine is busy or slow: answers take long even without a fault."})
+	}
 	d.say("")
 }
 
-// begin starts the service and its clients and waits until they work.
+// rates are what a client may send per second: the most that the machine
+// answers quickly is taken.
+var rates = []int{200, 80, 30}
+
+// begin starts the service and its clients and waits until they work well.
 func (d *demo) begin(ctx context.Context) error {
+	d.show("     starting a service and its clients")
+	defer d.show("")
 	if _, err := d.stage.start(roleService, d.stage.service, os.Stderr); err != nil {
 		return err
 	}
-	for role, r := range map[string]*record{roleClient: &d.client, roleBystander: &d.bystander} {
-		lines, err := d.stage.start(role, d.stage.client, os.Stderr)
+	for i, rate := range rates {
+		d.rate = rate
+		if err := d.beginClients(ctx); err != nil {
+			return err
+		}
+		now := time.Now()
+		well := d.client.lately(now.Add(-time.Second), now).quick() && d.bystander.lately(now.Add(-time.Second), now).quick()
+		d.slow = !well
+		if well || i == len(rates)-1 {
+			break
+		}
+		if err := errors.Join(d.stage.end(roleClient), d.stage.end(roleBystander)); err != nil {
+			return err
+		}
+	}
+	var err error
+	d.namespaceBefore, err = retransmitted(d.clientPID())
+	return err
+}
+
+// quick tells whether answers come so fast that a lost packet stands out: Linux
+// sends again after 200 ms at the soonest (TCP_RTO_MIN).
+func (s summary) quick() bool { return s.requests > 0 && s.p95 < 100*time.Millisecond }
+
+func (d *demo) beginClients(ctx context.Context) error {
+	d.client, d.bystander = &record{}, &record{}
+	for role, r := range d.clients() {
+		lines, err := d.stage.start(role, d.stage.client, os.Stderr, fmt.Sprintf("%s=%d", rateVariable, d.rate))
 		if err != nil {
 			return err
 		}
@@ -172,16 +209,20 @@ func (d *demo) begin(ctx context.Context) error {
 		return err
 	}
 	// The first requests pay for starting up.
-	if !wait(ctx, 500*time.Millisecond) {
+	if !wait(ctx, 1500*time.Millisecond) {
 		return ctx.Err()
 	}
-	d.namespaceBefore, err = retransmitted(d.clientPID())
-	return err
+	return nil
 }
 
-func (d *demo) clientPID() int {
-	// Service, then the clients, which share a namespace.
-	return d.stage.processes[1].Process.Pid
+// clientPID is a process in the namespace of the clients.
+func (d *demo) clientPID() int { return d.stage.processes[roleClient].Process.Pid }
+
+// clients goes over the clients in the order in which they are shown.
+func (d *demo) clients() func(func(string, *record) bool) {
+	return func(yield func(string, *record) bool) {
+		_ = yield(roleClient, d.client) && yield(roleBystander, d.bystander)
+	}
 }
 
 // phase waits for the end of a phase, and for the answers to what was asked in
@@ -205,13 +246,13 @@ func (d *demo) phase(ctx context.Context, from, to time.Time, answers time.Durat
 // follow keeps the live line up to date until ctx ends.
 func (d *demo) follow(ctx context.Context) {
 	defer d.show("")
-	tick := time.NewTicker(column)
+	tick := time.NewTicker(look)
 	defer tick.Stop()
 	for {
 		now := time.Now()
 		second := d.client.lately(now.Add(-time.Second), now)
 		neighbour := d.bystander.lately(now.Add(-time.Second), now)
-		d.show(fmt.Sprintf("     now: client %3.0f/s, p95 %s, %d retransmitted | bystander %3.0f/s, p95 %s",
+		d.show(fmt.Sprintf("     client %3.0f/s, p95 %7s, %2d sent again; bystander %3.0f/s, p95 %7s",
 			second.rate, latency(second.p95), second.retransmitted, neighbour.rate, latency(neighbour.p95)))
 		select {
 		case <-tick.C:
@@ -232,8 +273,8 @@ func (d *demo) inject(ctx context.Context) error {
 		d.say("%s", d.faint("     "+strings.TrimRight(line, "\n")))
 	}
 	d.say("")
-	args := []string{"run", documentName, "--state-dir", "state", "--report", "json=report.json", "--events", "0"}
-	d.say("%s", d.bold("   $ faultline "+strings.Join(args, " ")))
+	args := []string{"run", documentName, "--state-dir", "state", "--report", "json=out.json", "--events", "0"}
+	d.say("%s", d.bold("  $ faultline "+strings.Join(args, " ")))
 
 	var answer bytes.Buffer
 	cmd := d.command(ctx, args...)
@@ -244,7 +285,7 @@ func (d *demo) inject(ctx context.Context) error {
 	}
 	watching, over := context.WithCancel(context.Background())
 	looked := make(chan error)
-	go func() { looked <- d.look(watching) }()
+	go func() { looked <- d.lookAtStage(watching) }()
 	go func() { defer over(); _ = cmd.Wait() }()
 	d.follow(watching)
 	lookErr := <-looked
@@ -276,10 +317,10 @@ func (d *demo) command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// look asks the kernel again and again what is attached on the stage, until ctx
+// lookAtStage asks the kernel again and again what is attached on the stage, until ctx
 // ends, and keeps the longest answer.
-func (d *demo) look(ctx context.Context) error {
-	for wait(ctx, column) {
+func (d *demo) lookAtStage(ctx context.Context) error {
+	for wait(ctx, look) {
 		now, err := d.stage.attached()
 		if err != nil {
 			return err
@@ -292,7 +333,7 @@ func (d *demo) look(ctx context.Context) error {
 }
 
 func (d *demo) readResult(ended *os.ProcessState) error {
-	file, err := os.ReadFile(filepath.Join(d.dir, "report.json"))
+	file, err := os.ReadFile(filepath.Join(d.dir, "out.json"))
 	if err == nil {
 		err = json.Unmarshal(file, &d.result)
 	}

@@ -24,6 +24,9 @@ import (
 // roleVariable tells this program to be one of the processes on the stage.
 const roleVariable = "FAULTLINE_DEMO_ROLE"
 
+// rateVariable tells a client how many requests it sends per second.
+const rateVariable = "FAULTLINE_DEMO_RATE"
+
 // The cgroups on the stage, and the processes in them.
 const (
 	roleService   = "service"
@@ -37,13 +40,13 @@ type stage struct {
 	mount, root string
 	// service holds the service; client both clients and faultline.
 	service, client *namespace
-	processes       []*exec.Cmd
+	processes       map[string]*exec.Cmd
 }
 
 // newStage makes the cgroups and namespaces. What it made is closed when it
 // returns an error.
 func newStage() (s *stage, err error) {
-	s = &stage{}
+	s = &stage{processes: map[string]*exec.Cmd{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -85,14 +88,14 @@ func (s *stage) name(role string) string {
 
 // start runs this program as a role, in the role's cgroup and a namespace, and
 // returns what it writes to stdout.
-func (s *stage) start(role string, ns *namespace, stderr io.Writer) (*bufio.Scanner, error) {
+func (s *stage) start(role string, ns *namespace, stderr io.Writer, environment ...string) (*bufio.Scanner, error) {
 	dir, err := os.Open(s.cgroup(role))
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = dir.Close() }()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), roleVariable+"="+role)
+	cmd.Env = append(append(os.Environ(), roleVariable+"="+role), environment...)
 	cmd.Stderr = stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		// A group of its own: Ctrl-C is for the demo, which cleans up in order.
@@ -106,7 +109,7 @@ func (s *stage) start(role string, ns *namespace, stderr io.Writer) (*bufio.Scan
 	if err := ns.do(func() error { return startIn(cmd, dir) }); err != nil {
 		return nil, fmt.Errorf("starting the %s: %w", role, err)
 	}
-	s.processes = append(s.processes, cmd)
+	s.processes[role] = cmd
 	return bufio.NewScanner(out), nil
 }
 
@@ -116,17 +119,25 @@ func startIn(cmd *exec.Cmd, cgroup *os.File) error {
 	return cmd.Start()
 }
 
+// end ends the process of a role.
+func (s *stage) end(role string) error {
+	cmd := s.processes[role]
+	delete(s.processes, role)
+	err := cmd.Process.Kill()
+	// It was killed: how it ended says nothing.
+	_ = cmd.Wait()
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	return err
+}
+
 // close ends the processes and takes everything down. It may be called again.
 func (s *stage) close() error {
 	var errs []error
-	for _, cmd := range s.processes {
-		if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			errs = append(errs, err)
-		}
-		// It was killed: how it ended says nothing.
-		_ = cmd.Wait()
+	for role := range s.processes {
+		errs = append(errs, s.end(role))
 	}
-	s.processes = nil
 	for _, ns := range []**namespace{&s.client, &s.service} {
 		if *ns != nil {
 			errs = append(errs, (*ns).close())

@@ -19,8 +19,6 @@ import (
 const (
 	servicePort = "8080"
 	workers     = 20
-	// pace is the time between two requests of a worker that gets quick answers.
-	pace = 100 * time.Millisecond
 	// patience is the time after which a request has failed.
 	patience = 2 * time.Second
 	// reportEvery is how often a client reports.
@@ -60,9 +58,11 @@ func serve(ctx context.Context) error {
 	return server.Serve(listener)
 }
 
-// ask is a client: its workers ask the service at a steady rate, half of them
-// on a connection that they keep, half on a new one each time.
-func ask(ctx context.Context, out io.Writer) error {
+// ask is a client: its workers ask the service, rate requests per second in all
+// where the answers are quick, half of them on a connection that they keep, half
+// on a new one each time.
+func ask(ctx context.Context, out io.Writer, rate int) error {
+	pace := workers * time.Second / time.Duration(rate)
 	var (
 		mu    sync.Mutex
 		ended []request
