@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
@@ -67,7 +66,7 @@ func (a *active) inject(ctx context.Context, rec fault.Recorder) error {
 // start lets the fault begin.
 func (a *active) start() error {
 	now := time.Now()
-	a.ends = bootTime() + uint64(a.planned.duration())
+	a.ends = fault.BootTime() + uint64(a.planned.duration())
 	a.renewed = a.nextLease()
 	if err := a.injection.Start(a.renewed); err != nil {
 		return a.notInjected(err)
@@ -91,7 +90,7 @@ func (a *active) notInjected(err error) error {
 
 // nextLease runs out at the end of the fault at the latest.
 func (a *active) nextLease() fault.Lease {
-	return fault.Lease{Deadline: min(bootTime()+uint64(a.lease), a.ends)}
+	return fault.Lease{Deadline: min(fault.BootTime()+uint64(a.lease), a.ends)}
 }
 
 // hold keeps the fault alive until its time is over or ctx ends. The error says
@@ -121,7 +120,7 @@ func (a *active) hold(ctx context.Context) (err error) {
 // renew moves the lease when a quarter of it is over. A fault whose lease ran
 // out is never brought back: for who looked on it had ended.
 func (a *active) renew() error {
-	now := bootTime()
+	now := fault.BootTime()
 	if a.renewed.Deadline == a.ends {
 		return nil // it runs out when the fault ends
 	}
@@ -209,13 +208,4 @@ func (a *active) update(fn func(*v1.FaultResult)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	fn(a.result)
-}
-
-// bootTime is CLOCK_BOOTTIME in nanoseconds (clock_gettime(2)), the clock of
-// the leases: it goes on while the machine sleeps, and nobody can set it.
-func bootTime() uint64 {
-	var now unix.Timespec
-	// It only fails for a clock that does not exist.
-	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
-	return uint64(now.Nano())
 }

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/kernel"
 )
@@ -124,6 +126,15 @@ type Watch interface {
 type Lease struct {
 	// Deadline is a time of CLOCK_BOOTTIME in nanoseconds.
 	Deadline uint64
+}
+
+// BootTime is CLOCK_BOOTTIME in nanoseconds (clock_gettime(2)), the clock of the
+// leases: it goes on while the machine sleeps, and nobody can set it.
+func BootTime() uint64 {
+	var now unix.Timespec
+	// It only fails for a clock that does not exist.
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
+	return uint64(now.Nano())
 }
 
 // Injection is a fault that is in place. Its methods are called one at a time,

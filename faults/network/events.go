@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults/fault"
 )
 
 // eventsKept is how many sampled events wait to be drained at the most.
@@ -96,7 +97,7 @@ func (e *packetEvent) event() *v1.Event {
 	source := netip.AddrPortFrom(netip.AddrFrom16(e.Source).Unmap(), e.SourcePort)
 	destination := netip.AddrPortFrom(netip.AddrFrom16(e.Destination).Unmap(), e.DestPort)
 	event := &v1.Event{
-		Time:     timestamppb.New(time.Now().Add(-time.Duration(bootTime() - e.Time))),
+		Time:     timestamppb.New(time.Now().Add(-time.Duration(fault.BootTime() - e.Time))),
 		What:     "ingress",
 		Local:    endpoint(destination),
 		Peer:     endpoint(source),

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/kernel"
@@ -182,9 +180,5 @@ func (l *undoList) open() (list []string) {
 
 // leaseOf ends that much later.
 func leaseOf(d time.Duration) fault.Lease {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-		panic(err)
-	}
-	return fault.Lease{Deadline: uint64(now.Nano() + int64(d))}
+	return fault.Lease{Deadline: fault.BootTime() + uint64(d)}
 }

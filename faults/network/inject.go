@@ -77,7 +77,7 @@ func (in *injection) set(ctx context.Context, rec fault.Recorder) error {
 
 // Start implements fault.Injection.
 func (in *injection) Start(lease fault.Lease) error {
-	in.start = bootTime()
+	in.start = fault.BootTime()
 	return in.Renew(lease)
 }
 
@@ -404,12 +404,4 @@ func (in *injection) close() error {
 	}
 	in.programs, in.maps = nil, nil
 	return errors.Join(errs...)
-}
-
-// bootTime is CLOCK_BOOTTIME in nanoseconds (clock_gettime(2)).
-func bootTime() uint64 {
-	var now unix.Timespec
-	// It only fails for a clock that does not exist.
-	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
-	return uint64(now.Nano())
 }

@@ -108,7 +108,7 @@ func planLoss(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 			p.warn("a sender is told of packets that cgroup_skb drops: TCP hardly notices this loss")
 		}
 	}
-	return p.finish(ctx, chosen, describeLoss(req.Spec.GetNetworkLoss()))
+	return p.finish(chosen, describeLoss(req.Spec.GetNetworkLoss()))
 }
 
 // lossLadder is what auto may take: on egress never the mechanism that tells

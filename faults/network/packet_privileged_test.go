@@ -161,7 +161,7 @@ func runnable(t *testing.T, spec *v1.Filter) *injection {
 	if err := in.fill(); err != nil {
 		t.Fatal(err)
 	}
-	if err := in.Start(fault.Lease{Deadline: bootTime() + uint64(time.Minute)}); err != nil {
+	if err := in.Start(fault.Lease{Deadline: fault.BootTime() + uint64(time.Minute)}); err != nil {
 		t.Fatal(err)
 	}
 	return in

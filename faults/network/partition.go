@@ -60,5 +60,5 @@ func planPartition(ctx context.Context, req fault.Request) (*fault.Plan, error) 
 	if p.filter.ingress {
 		p.ingressProgram = cgroupskb.ObjectsProgFlDropIngress
 	}
-	return p.finish(ctx, chosen, "lose every packet")
+	return p.finish(chosen, "lose every packet")
 }

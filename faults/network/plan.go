@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
@@ -69,7 +70,7 @@ func (p *plan) warn(format string, args ...any) {
 }
 
 // finish lists the changes.
-func (p *plan) finish(_ context.Context, mechanism, what string) (*fault.Plan, error) {
+func (p *plan) finish(mechanism, what string) (*fault.Plan, error) {
 	if p.hook != nil && p.ingressProgram != "" {
 		mechanism += "+" + mechanismCgroupSKB
 	}
@@ -162,7 +163,7 @@ func (p *plan) summary(what string) string {
 		parts = append(parts, strings.ToLower(p.filter.connections.String())+" connections")
 	}
 	exempt := p.exempt()
-	if p.filter.exemptSSH {
+	if p.filter.exemptSSH && (p.filter.protocol == v1.Filter_TCP || p.filter.protocol == v1.Filter_PROTOCOL_UNSPECIFIED) {
 		parts = append(parts, "not TCP port 22")
 	}
 	if len(exempt) > 0 {
@@ -179,18 +180,9 @@ func (p *plan) summary(what string) string {
 func (p *plan) exempt() []netip.AddrPort {
 	var list []netip.AddrPort
 	for _, address := range p.req.Exempt {
-		if !containsPrefix(p.peers.list(), single(address.Addr())) {
+		if !slices.Contains(p.peers.list(), single(address.Addr())) {
 			list = append(list, address)
 		}
 	}
 	return list
-}
-
-func containsPrefix(list []netip.Prefix, prefix netip.Prefix) bool {
-	for _, p := range list {
-		if p == prefix {
-			return true
-		}
-	}
-	return false
 }
