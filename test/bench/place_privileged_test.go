@@ -150,13 +150,13 @@ func (recorder) Watch(fault.Watch) error { return nil }
 // netem loses that many percent of everything that leaves by the interface.
 func netem(percent string) setting {
 	return func(p *place) string {
-		return p.tries("tc", "qdisc", "add", "dev", env.Veth, "root", "netem", "loss", percent+"%")
+		return tries(p.network.A, "tc", "qdisc", "add", "dev", env.Veth, "root", "netem", "loss", percent+"%")
 	}
 }
 
 // iptables drops one of 100,000 packets of the target.
 func iptables(p *place) string {
-	return p.tries("iptables", "-w", "-A", "OUTPUT",
+	return tries(p.network.A, "iptables", "-w", "-A", "OUTPUT",
 		"-m", "cgroup", "--path", p.below(p.target), "-p", "udp", "--dport", portText,
 		"-m", "statistic", "--mode", "random", "--probability", "0.00001", "-j", "DROP")
 }
@@ -172,14 +172,13 @@ func nftables(p *place) string {
 		p.target.Level, p.below(p.target), portText)
 	// nft looks for the path below /sys/fs/cgroup, wherever cgroup v2 is.
 	script := `if [ "$1" != /sys/fs/cgroup ]; then mount --bind "$1" /sys/fs/cgroup; fi; exec nft "$2"`
-	return p.tries("unshare", "--mount", "sh", "-ec", script, "sh", env.CgroupRoot(p.b), rules)
+	return tries(p.network.A, "unshare", "--mount", "sh", "-ec", script, "sh", env.CgroupRoot(p.b), rules)
 }
 
-// tries runs a program in A, and returns the last line of what it complains
+// tries runs a program in a namespace, and returns the last line of what it complains
 // about when it fails.
-func (p *place) tries(name string, args ...string) (complaint string) {
-	p.b.Helper()
-	p.network.A.Do(func() error {
+func tries(ns *env.Namespace, name string, args ...string) (complaint string) {
+	ns.Do(func() error {
 		output, err := exec.Command(name, args...).CombinedOutput()
 		if err != nil {
 			lines := strings.Split(strings.TrimSpace(string(output)), "\n")

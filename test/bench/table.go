@@ -36,6 +36,9 @@ func WriteTable(w io.Writer, r Report) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n%s, Linux %s, %d CPUs, %d rounds; median (quartiles)\n\n", r.Title, r.Kernel, r.Release, r.CPUs, r.Rounds)
 	for i, line := range lines {
+		if len(lines) == 1 {
+			break
+		}
 		b.WriteString("|")
 		for j, text := range line {
 			fmt.Fprintf(&b, " %-*s |", widths[j], text)
@@ -50,7 +53,10 @@ func WriteTable(w io.Writer, r Report) error {
 		}
 	}
 	if len(missing) > 0 {
-		b.WriteString("\n" + strings.Join(missing, ""))
+		if len(lines) > 1 {
+			b.WriteString("\n")
+		}
+		b.WriteString(strings.Join(missing, ""))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -60,6 +66,9 @@ func cell(row Row, c Column) string {
 	value, ok := row.Values[c.Key]
 	if !ok {
 		return ""
+	}
+	if value.Low == value.High {
+		return fmt.Sprintf("%.*f", c.Digits, value.Median)
 	}
 	return fmt.Sprintf("%.*f (%.*f..%.*f)", c.Digits, value.Median, c.Digits, value.Low, c.Digits, value.High)
 }

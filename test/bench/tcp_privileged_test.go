@@ -17,6 +17,13 @@ import (
 // percent is what bulk TCP loses.
 const percent = 5
 
+// Variants that others are compared with or that are left out.
+const (
+	withNetem = "netem"
+	noLoss    = "no loss"
+	byName    = "cgroup_skb, by name"
+)
+
 // bulk is one variant of bulk TCP.
 type bulk struct {
 	name    string
@@ -59,25 +66,61 @@ func bulkVariants() []*bulk {
 		})
 	}
 	return []*bulk{
-		{name: "netem", set: netem(strconv.Itoa(percent))},
+		{name: withNetem, set: netem(strconv.Itoa(percent))},
 		{name: "netem, again", set: netem(strconv.Itoa(percent))},
 		{name: "tcx", set: lossy("tcx")},
 		{name: "cls_bpf", set: lossy("cls_bpf")},
-		{name: "cgroup_skb, by name", set: lossy("cgroup_skb")},
-		{name: "no loss", set: nothing},
+		{name: byName, set: lossy("cgroup_skb")},
+		{name: noLoss, set: nothing},
 	}
 }
 
 // BenchmarkBulkTCP compares the throughput of TCP under 5 % loss of what is
-// sent.
+// sent over a bare veth, where the machine's speed is the only other limit.
 func BenchmarkBulkTCP(b *testing.B) {
 	variants := bulkVariants()
+	active := setBulk(b, variants, nothing)
+	bench.Interleave(*tcpRoundsFlag, len(active), func(i int) {
+		active[i].keep(active[i].start(b, *tcpLengthFlag).finish(b))
+	})
+	reportBulk(b, "tcp", "Bulk TCP under 5 % loss of what is sent, over a bare veth: ratios of throughput", variants)
+}
+
+// BenchmarkPathTCP does the same over a path of 20 ms, where the loss and not
+// the machine is the limit. That takes so little of the machine that the
+// variants of a round send at the same time.
+func BenchmarkPathTCP(b *testing.B) {
+	var variants []*bulk
+	for _, v := range bulkVariants() {
+		// Without a loss that TCP takes for one, the machine is the limit.
+		if v.name != noLoss && v.name != byName {
+			variants = append(variants, v)
+		}
+	}
+	delay := func(p *place) string {
+		return tries(p.network.B, "tc", "qdisc", "add", "dev", env.Veth, "root", "netem", "delay", "20ms", "limit", "10000")
+	}
+	active := setBulk(b, variants, delay)
+	for range *tcpRoundsFlag {
+		var clients []*bulkClient
+		for _, v := range active {
+			clients = append(clients, v.start(b, *pathFlag))
+		}
+		for i, v := range active {
+			v.keep(clients[i].finish(b))
+		}
+	}
+	reportBulk(b, "path", "Bulk TCP under 5 % loss of what is sent, round trip 20 ms, all at once: ratios of throughput", variants)
+}
+
+// setBulk puts the variants in place and returns those that this kernel has.
+// Each also gets what path does to its network.
+func setBulk(b *testing.B, variants []*bulk, path setting) (active []*bulk) {
+	b.Helper()
 	prober := newProber(b)
-	var active []*bulk
 	for _, v := range variants {
 		v.place = newPlace(b, prober)
-		server := env.StartProgram(b, v.place.receiver, v.place.network.B, "iperf3", "--server", "--forceflush")
-		for !strings.Contains(server.Line(), "listening") {
+		if v.missing = path(v.place); v.missing != "" {
 			continue
 		}
 		// It stays there until the fault has found the namespace.
@@ -88,32 +131,40 @@ func BenchmarkBulkTCP(b *testing.B) {
 			active = append(active, v)
 		}
 	}
-	bench.Interleave(*tcpRoundsFlag, len(active), func(i int) { active[i].run(b, *tcpLengthFlag) })
+	return active
+}
 
-	report := newReport("tcp", "Bulk TCP under 5 % loss of what is sent, ratios of throughput")
+func reportBulk(b *testing.B, name, title string, variants []*bulk) {
+	b.Helper()
+	report := newReport(name, title)
 	report.Rounds = *tcpRoundsFlag
-	netem := variants[0]
-	if netem.missing == "" {
+	rates := map[string][]float64{}
+	for _, v := range variants {
+		rates[v.name] = v.rates
+	}
+	if len(rates[withNetem]) > 0 {
 		report.Columns = append(report.Columns, bench.Column{Key: "to_netem", Head: "to netem", Digits: 2})
 	}
+	if len(rates[noLoss]) > 0 {
+		report.Columns = append(report.Columns, bench.Column{Key: "to_no_loss", Head: "to no loss", Digits: 3})
+	}
 	report.Columns = append(report.Columns,
-		bench.Column{Key: "to_no_loss", Head: "to no loss", Digits: 3},
 		bench.Column{Key: "retransmits_per_mb", Head: "retransmits per MB", Digits: 2},
-		bench.Column{Key: "rtt_us", Head: "mean RTT, us", Digits: 0},
+		bench.Column{Key: "rtt_ms", Head: "mean RTT, ms", Digits: 1},
 		bench.Column{Key: "percent_lost", Head: "lost, %", Digits: 2})
-	free := variants[len(variants)-1]
 	for _, v := range variants {
 		row := bench.Row{Name: v.name, Skipped: v.missing}
 		if v.missing == "" {
 			row.Values = map[string]bench.Spread{
-				"to_no_loss":         bench.SpreadOf(bench.Ratios(v.rates, free.rates)),
 				"bits_per_second":    bench.SpreadOf(v.rates),
 				"retransmits_per_mb": bench.SpreadOf(v.retransmits),
 				"max_window_bytes":   bench.SpreadOf(v.windows),
-				"rtt_us":             bench.SpreadOf(v.roundTrips),
+				"rtt_ms":             bench.SpreadOf(v.roundTrips),
 			}
-			if netem.missing == "" {
-				row.Values["to_netem"] = bench.SpreadOf(bench.Ratios(v.rates, netem.rates))
+			for key, other := range map[string]string{"to_netem": withNetem, "to_no_loss": noLoss} {
+				if ratios := bench.Ratios(v.rates, rates[other]); len(ratios) > 0 {
+					row.Values[key] = bench.SpreadOf(ratios)
+				}
 			}
 		}
 		if v.place.injection != nil {
@@ -128,20 +179,41 @@ func BenchmarkBulkTCP(b *testing.B) {
 	write(b, report)
 }
 
-// run transfers for that long and keeps the result.
-func (v *bulk) run(b *testing.B, length time.Duration) {
+// bulkClient is a transfer under way, with a server of its own: that of the
+// one before may still wait for something that was lost.
+type bulkClient struct {
+	name           string
+	client, server *env.Process
+}
+
+// start begins a transfer of that length, in whole seconds.
+func (v *bulk) start(b *testing.B, length time.Duration) *bulkClient {
 	b.Helper()
+	server := env.StartProgram(b, v.place.receiver, v.place.network.B, "iperf3", "--server", "--forceflush")
+	for !strings.Contains(server.Line(), "listening") {
+		continue
+	}
 	client := env.StartProgram(b, v.place.target, v.place.network.A, "iperf3", "--client", env.AddressB,
 		"--time", strconv.Itoa(max(1, int(length.Seconds()))), "--interval", "0", "--json")
-	var result transfer
-	if err := json.Unmarshal([]byte(client.Wait()), &result); err != nil {
+	return &bulkClient{v.name, client, server}
+}
+
+// finish waits for the transfer.
+func (c *bulkClient) finish(b *testing.B) (result transfer) {
+	b.Helper()
+	defer c.server.Kill()
+	if err := json.Unmarshal([]byte(c.client.Wait()), &result); err != nil {
 		b.Fatalf("reading iperf3's report: %v", err)
 	}
 	if result.Error != "" || len(result.End.Streams) != 1 {
-		b.Fatalf("%s: iperf3: %s", v.name, result.Error)
+		b.Fatalf("%s: iperf3: %s", c.name, result.Error)
 	}
-	v.rates = append(v.rates, result.End.SumReceived.BitsPerSecond)
-	v.retransmits = append(v.retransmits, result.End.SumSent.Retransmits/(result.End.SumSent.Bytes/1e6))
-	v.windows = append(v.windows, result.End.Streams[0].Sender.MaxWindow)
-	v.roundTrips = append(v.roundTrips, result.End.Streams[0].Sender.MeanRTT)
+	return result
+}
+
+func (v *bulk) keep(t transfer) {
+	v.rates = append(v.rates, t.End.SumReceived.BitsPerSecond)
+	v.retransmits = append(v.retransmits, t.End.SumSent.Retransmits/(t.End.SumSent.Bytes/1e6))
+	v.windows = append(v.windows, t.End.Streams[0].Sender.MaxWindow)
+	v.roundTrips = append(v.roundTrips, t.End.Streams[0].Sender.MeanRTT/1000)
 }
