@@ -33,12 +33,12 @@ func WriteTable(w io.Writer, r Report) error {
 			widths[i] = max(widths[i], utf8.RuneCountInString(text))
 		}
 	}
+	if len(lines) == 1 {
+		lines = nil // a head without a body
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n%s, Linux %s, %d CPUs, %d rounds; median (quartiles)\n\n", r.Title, r.Kernel, r.Release, r.CPUs, r.Rounds)
 	for i, line := range lines {
-		if len(lines) == 1 {
-			break
-		}
 		b.WriteString("|")
 		for j, text := range line {
 			fmt.Fprintf(&b, " %-*s |", widths[j], text)
@@ -52,12 +52,10 @@ func WriteTable(w io.Writer, r Report) error {
 			b.WriteString("\n")
 		}
 	}
-	if len(missing) > 0 {
-		if len(lines) > 1 {
-			b.WriteString("\n")
-		}
-		b.WriteString(strings.Join(missing, ""))
+	if len(missing) > 0 && len(lines) > 0 {
+		b.WriteString("\n")
 	}
+	b.WriteString(strings.Join(missing, ""))
 	_, err := io.WriteString(w, b.String())
 	return err
 }
