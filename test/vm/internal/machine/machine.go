@@ -91,8 +91,12 @@ func Run(ctx context.Context, s Spec) (int, error) {
 	// With the other ends closed here, QEMU's end is the end of both streams.
 	files.close()
 
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		// It is killed, so how it ended says nothing.
+		_ = cmd.Wait()
+	}()
 	consoleDone := make(chan struct{})
 	go func() {
 		defer close(consoleDone)

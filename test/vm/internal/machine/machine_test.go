@@ -68,7 +68,7 @@ func guest(behaviour string) {
 }
 
 // runGuest runs a guest that behaves in one way.
-func runGuest(t *testing.T, ctx context.Context, behaviour string, limit time.Duration) (status int, stdout, stderr string, started bool, err error) {
+func runGuest(ctx context.Context, t *testing.T, behaviour string, limit time.Duration) (status int, stdout, stderr string, started bool, err error) {
 	t.Helper()
 	t.Setenv(guestVariable, behaviour)
 	t.Setenv("TMPDIR", t.TempDir())
@@ -89,7 +89,7 @@ func runGuest(t *testing.T, ctx context.Context, behaviour string, limit time.Du
 const long = time.Minute
 
 func TestRunGivesOutputAndStatus(t *testing.T) {
-	status, stdout, stderr, started, err := runGuest(t, context.Background(), "exits", long)
+	status, stdout, stderr, started, err := runGuest(context.Background(), t, "exits", long)
 	if err != nil || status != 7 || stdout != "out" || stderr != "err" || !started {
 		t.Errorf("got status %d, output %q and %q, started %t, %v", status, stdout, stderr, started, err)
 	}
@@ -109,7 +109,7 @@ func TestRunSaysWhyThereIsNoStatus(t *testing.T) {
 		{"hangs", 100 * time.Millisecond, ErrHang, "42 sleep"},
 	} {
 		t.Run(tc.behaviour, func(t *testing.T) {
-			_, _, _, _, err := runGuest(t, context.Background(), tc.behaviour, tc.limit)
+			_, _, _, _, err := runGuest(context.Background(), t, tc.behaviour, tc.limit)
 			if !errors.Is(err, tc.want) || !strings.Contains(err.Error(), tc.text) {
 				t.Errorf("got %v, want %v with %q", err, tc.want, tc.text)
 			}
@@ -121,7 +121,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	cause := errors.New("interrupted")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(cause)
-	if _, _, _, _, err := runGuest(t, ctx, "is stuck", long); !errors.Is(err, cause) {
+	if _, _, _, _, err := runGuest(ctx, t, "is stuck", long); !errors.Is(err, cause) {
 		t.Errorf("got %v", err)
 	}
 }
