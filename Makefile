@@ -115,4 +115,4 @@ bench: ## what a fault costs per packet, as ratios of one run (root; KERNEL=debi
 
 .PHONY: demo
 demo: build ## see a service lose packets and get them back, on this machine (root)
-	@scripts/install-deps test; test/demo/run $(ARGS)
+	@test/demo/run $(ARGS)
