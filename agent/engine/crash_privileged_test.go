@@ -34,7 +34,7 @@ func TestKilledRunIsReverted(t *testing.T) {
 		kernels.Missing(t, string(kernel.ClsBPF), errors.New(answer.Reason))
 	}
 	before := l.network.A.Run("tc", "qdisc", "show", "dev", env.Veth)
-	p := l.startRun(strings.NewReplacer("3s", "10m", "percent: 50}", "percent: 100}\n      mechanism: cls_bpf").Replace(oneLoss))
+	p := l.startRun(strings.NewReplacer("2s", "10m", "percent: 50}", "percent: 100}\n      mechanism: cls_bpf").Replace(oneLoss))
 	if _, lost := l.traffic.Exchange(); len(lost) != l.traffic.Count {
 		t.Fatalf("lost %d of %d", len(lost), l.traffic.Count)
 	}
@@ -56,7 +56,7 @@ func TestKilledRunIsReverted(t *testing.T) {
 // ended when the process goes on.
 func TestFrozenRunEndsByItsLease(t *testing.T) {
 	l := newLab(t)
-	p := l.startRun(strings.Replace(strings.Replace(oneLoss, "3s", "10m", 1), "seed: 7", "leaseTimeout: 1s", 1))
+	p := l.startRun(strings.Replace(strings.Replace(oneLoss, "2s", "10m", 1), "seed: 7", "leaseTimeout: 1s", 1))
 	if err := syscall.Kill(p.PID(), syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

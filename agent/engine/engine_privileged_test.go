@@ -172,7 +172,7 @@ const oneLoss = `
     - target: {cgroup: %[1]s}
       networkLoss: {percent: 50}
       filter: {ports: [7000]}
-      duration: 3s
+      duration: 2s
 `
 
 func TestRunInjectsCountsAndTakesBack(t *testing.T) {
@@ -193,8 +193,8 @@ func TestRunInjectsCountsAndTakesBack(t *testing.T) {
 	if len(f.GetEvents()) == 0 {
 		t.Error("no event was sampled")
 	}
-	if took := f.GetEndTime().AsTime().Sub(f.GetStartTime().AsTime()); took < 3*time.Second {
-		t.Errorf("the fault was active for %s, want 3s", took)
+	if took := f.GetEndTime().AsTime().Sub(f.GetStartTime().AsTime()); took < 2*time.Second {
+		t.Errorf("the fault was active for %s, want 2s", took)
 	}
 }
 
@@ -236,7 +236,7 @@ func TestObserveHasNoVerdict(t *testing.T) {
 func TestAbortTakesBackAtOnce(t *testing.T) {
 	l := newLab(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
-	text := strings.Replace(oneLoss, "3s", "10m", 1)
+	text := strings.Replace(oneLoss, "2s", "10m", 1)
 	result, err := l.run(ctx, text, func() { cancel(errors.New("interrupted by a person")) })
 	if err != nil {
 		t.Fatal(err)
@@ -247,7 +247,7 @@ func TestAbortTakesBackAtOnce(t *testing.T) {
 func TestStopFileEndsARunAndForbidsTheNext(t *testing.T) {
 	l := newLab(t)
 	l.engine.StopFile = filepath.Join(t.TempDir(), "STOP")
-	text := strings.Replace(oneLoss, "3s", "10m", 1)
+	text := strings.Replace(oneLoss, "2s", "10m", 1)
 	result, err := l.run(t.Context(), text, func() {
 		if err := os.WriteFile(l.engine.StopFile, nil, 0o600); err != nil {
 			t.Error(err)
@@ -266,7 +266,7 @@ func TestStopFileEndsARunAndForbidsTheNext(t *testing.T) {
 
 func TestFailingProbeEndsTheRun(t *testing.T) {
 	l := newLab(t)
-	text := strings.Replace(oneLoss, "3s", "10m", 1) + `
+	text := strings.Replace(oneLoss, "2s", "10m", 1) + `
   probes:
   - {name: gate, command: {command: ["false"]}, when: DURING, interval: 100ms, onFailure: ABORT}
 `
