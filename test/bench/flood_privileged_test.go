@@ -130,7 +130,7 @@ type sender struct {
 	bursts  []burst
 }
 
-func startSender(b *testing.B, p *place, cgroup fault.Cgroup) *sender {
+func startSender(b testing.TB, p *place, cgroup fault.Cgroup) *sender {
 	b.Helper()
 	s := &sender{process: env.Start(b, cgroup, p.network.A, "flood")}
 	var ready string
@@ -138,7 +138,7 @@ func startSender(b *testing.B, p *place, cgroup fault.Cgroup) *sender {
 	return s
 }
 
-func startSink(b *testing.B, p *place) {
+func startSink(b testing.TB, p *place) {
 	b.Helper()
 	var ready string
 	env.Start(b, p.receiver, p.network.B, "sink").Read(&ready)

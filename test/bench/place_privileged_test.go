@@ -26,7 +26,7 @@ import (
 // and a bystander on one interface, so that all variants are in place at once
 // and a round only has to let each send.
 type place struct {
-	b         *testing.B
+	b         testing.TB
 	network   env.Network
 	target    fault.Cgroup
 	bystander fault.Cgroup
@@ -37,7 +37,7 @@ type place struct {
 	injection fault.Injection
 }
 
-func newPlace(b *testing.B, prober *kernel.Prober) *place {
+func newPlace(b testing.TB, prober *kernel.Prober) *place {
 	b.Helper()
 	return &place{
 		b:         b,
@@ -49,7 +49,7 @@ func newPlace(b *testing.B, prober *kernel.Prober) *place {
 	}
 }
 
-func newProber(b *testing.B) *kernel.Prober {
+func newProber(b testing.TB) *kernel.Prober {
 	b.Helper()
 	return kernel.NewProber(env.CgroupRoot(b), slog.New(slog.DiscardHandler))
 }

@@ -4,6 +4,7 @@ package bench_test
 
 import (
 	"encoding/json"
+	"errors"
 	"strconv"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/test/bench"
 	"faultline.dev/faultline/test/env"
+	"faultline.dev/faultline/test/vm/kernels"
 )
 
 // percent is what bulk TCP loses.
@@ -55,16 +57,18 @@ type transfer struct {
 	} `json:"end"`
 }
 
+// lossy loses by a mechanism what goes to iperf3's port.
+func lossy(mechanism string) setting {
+	return faultOn(target, func() *v1.Fault {
+		return &v1.Fault{
+			Mechanism: mechanism,
+			Filter:    &v1.Filter{Direction: v1.Filter_EGRESS, Protocol: v1.Filter_TCP, Ports: []string{"5201"}},
+			Fault:     &v1.Fault_NetworkLoss{NetworkLoss: &v1.NetworkLoss{Percent: percent}},
+		}
+	})
+}
+
 func bulkVariants() []*bulk {
-	lossy := func(mechanism string) setting {
-		return faultOn(target, func() *v1.Fault {
-			return &v1.Fault{
-				Mechanism: mechanism,
-				Filter:    &v1.Filter{Direction: v1.Filter_EGRESS, Protocol: v1.Filter_TCP, Ports: []string{"5201"}},
-				Fault:     &v1.Fault_NetworkLoss{NetworkLoss: &v1.NetworkLoss{Percent: percent}},
-			}
-		})
-	}
 	return []*bulk{
 		{name: withNetem, set: netem(strconv.Itoa(percent))},
 		{name: "netem, again", set: netem(strconv.Itoa(percent))},
@@ -97,37 +101,77 @@ func BenchmarkPathTCP(b *testing.B) {
 			variants = append(variants, v)
 		}
 	}
-	delay := func(p *place) string {
-		return tries(p.network.B, "tc", "qdisc", "add", "dev", env.Veth, "root", "netem", "delay", "20ms", "limit", "10000")
-	}
-	active := setBulk(b, variants, delay)
+	active := setBulk(b, variants, path)
 	for range *tcpRoundsFlag {
-		var clients []*bulkClient
-		for _, v := range active {
-			clients = append(clients, v.start(b, *pathFlag))
-		}
-		for i, v := range active {
-			v.keep(clients[i].finish(b))
-		}
+		together(b, active, *pathFlag)
 	}
 	reportBulk(b, "path", "Bulk TCP under 5 % loss of what is sent, round trip 20 ms, all at once: ratios of throughput", variants)
 }
 
+// TestLossIsLikeNetemToBulkTCP compares totals over a path of 20 ms, in which
+// the speed of the machine has next to no part. Two senders each: what is
+// random in one transfer is about a tenth.
+func TestLossIsLikeNetemToBulkTCP(t *testing.T) {
+	var variants []*bulk
+	for range 2 {
+		variants = append(variants,
+			&bulk{name: withNetem, set: netem(strconv.Itoa(percent))},
+			&bulk{name: "auto", set: lossy("auto")})
+	}
+	setBulk(t, variants, path)
+	for _, v := range variants {
+		if v.missing != "" {
+			kernels.Missing(t, "netem", errors.New(v.missing))
+		}
+	}
+	for range 4 {
+		together(t, variants, 5*time.Second)
+	}
+	sums := map[string]float64{}
+	for _, v := range variants {
+		for _, rate := range v.rates {
+			sums[v.name] += rate
+		}
+	}
+	ratio := sums["auto"] / sums[withNetem]
+	t.Logf("%.2f of netem's throughput", ratio)
+	if ratio < 0.7 || ratio > 1.3 {
+		t.Errorf("bulk TCP under %d %% loss had %.2f of the throughput under netem's, want 0.7 to 1.3", percent, ratio)
+	}
+}
+
+// path makes the way back take 20 ms.
+func path(p *place) string {
+	return tries(p.network.B, "tc", "qdisc", "add", "dev", env.Veth, "root", "netem", "delay", "20ms", "limit", "10000")
+}
+
+// together lets all variants transfer at the same time.
+func together(b testing.TB, variants []*bulk, length time.Duration) {
+	b.Helper()
+	var clients []*bulkClient
+	for _, v := range variants {
+		clients = append(clients, v.start(b, length))
+	}
+	for i, v := range variants {
+		v.keep(clients[i].finish(b))
+	}
+}
+
 // setBulk puts the variants in place and returns those that this kernel has.
-// Each also gets what path does to its network.
-func setBulk(b *testing.B, variants []*bulk, path setting) (active []*bulk) {
+// Each also gets what network does to its own.
+func setBulk(b testing.TB, variants []*bulk, network setting) (active []*bulk) {
 	b.Helper()
 	prober := newProber(b)
 	for _, v := range variants {
 		v.place = newPlace(b, prober)
-		if v.missing = path(v.place); v.missing != "" {
+		if v.missing = network(v.place); v.missing != "" {
 			continue
 		}
-		// It stays there until the fault has found the namespace.
-		holder := startSender(b, v.place, v.place.target)
-		v.missing = v.set(v.place)
-		holder.process.Kill()
-		if v.missing == "" {
+		// Processes that send nothing hold the cgroups, and show the fault
+		// the namespace that the target lives in.
+		startSink(b, v.place)
+		startSender(b, v.place, v.place.target)
+		if v.missing = v.set(v.place); v.missing == "" {
 			active = append(active, v)
 		}
 	}
@@ -187,7 +231,7 @@ type bulkClient struct {
 }
 
 // start begins a transfer of that length, in whole seconds.
-func (v *bulk) start(b *testing.B, length time.Duration) *bulkClient {
+func (v *bulk) start(b testing.TB, length time.Duration) *bulkClient {
 	b.Helper()
 	server := env.StartProgram(b, v.place.receiver, v.place.network.B, "iperf3", "--server", "--forceflush")
 	for !strings.Contains(server.Line(), "listening") {
@@ -199,7 +243,7 @@ func (v *bulk) start(b *testing.B, length time.Duration) *bulkClient {
 }
 
 // finish waits for the transfer.
-func (c *bulkClient) finish(b *testing.B) (result transfer) {
+func (c *bulkClient) finish(b testing.TB) (result transfer) {
 	b.Helper()
 	defer c.server.Kill()
 	if err := json.Unmarshal([]byte(c.client.Wait()), &result); err != nil {
