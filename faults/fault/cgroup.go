@@ -59,11 +59,13 @@ func (c Cgroup) Processes() ([]int, error) {
 // collect adds the processes of the cgroup behind a descriptor and of its
 // descendants. One that is gone has none.
 func collect(dir int, pids map[int]bool) error {
+	process := func(pid int) (int, bool) { return pid, true }
 	text, err := readAt(dir, "cgroup.procs")
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		// In a threaded cgroup only its threads can be listed (cgroup-v2.rst,
 		// "Threads").
 		text, err = readAt(dir, "cgroup.threads")
+		process = threadGroup
 	}
 	if err != nil && !gone(err) {
 		return err
@@ -73,7 +75,7 @@ func collect(dir int, pids map[int]bool) error {
 		if err != nil {
 			return err
 		}
-		if pid, ok := threadGroup(id); ok {
+		if pid, ok := process(id); ok {
 			pids[pid] = true
 		}
 	}
@@ -133,7 +135,7 @@ func readAt(dir int, name string) (string, error) {
 	return string(text), err
 }
 
-// threadGroup returns the process of a thread or of itself (proc_pid_status(5)),
+// threadGroup returns the process of a thread (proc_pid_status(5)),
 // 0 for one that can't be seen; ok is false for one that has ended.
 func threadGroup(id int) (pid int, ok bool) {
 	if id == 0 {
