@@ -40,6 +40,9 @@ type burst struct {
 // duration that it reads.
 func flood(in io.Reader, out *json.Encoder, _ []string) error {
 	runtime.LockOSThread()
+	if err := pin(); err != nil {
+		return err
+	}
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("opening socket: %w", err)
@@ -102,6 +105,26 @@ func threadTime() (int64, error) {
 		return 0, fmt.Errorf("reading CPU time: %w", err)
 	}
 	return now.Nano(), nil
+}
+
+// pin keeps the calling thread on the first CPU that it may use. The clocks of
+// two CPUs need not agree: in software emulation the CPU time of a thread that
+// moves between them can be next to nothing.
+func pin() error {
+	var allowed, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		return fmt.Errorf("reading affinity: %w", err)
+	}
+	for cpu := range len(allowed) * 64 {
+		if allowed.IsSet(cpu) {
+			one.Set(cpu)
+			break
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		return fmt.Errorf("setting affinity: %w", err)
+	}
+	return nil
 }
 
 // sink has a socket that nobody reads: once it is full the kernel drops what
