@@ -12,11 +12,11 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 # Narrow the tests: make test-host PKG=./faults/... RUN=TestLoss
-# make test-vm KERNELS=debian-6.1,ei-6.12 JOBS=2
+# make test-vm KERNELS=debian-6.1,ei-6.12 JOBS=1
 PKG ?= ./...
 RUN ?=
 KERNELS ?=
-JOBS ?= 1
+JOBS ?= 2
 # make soak FOR=1h
 FOR ?= 10m
 # For the scripts behind demo and bench; bench in a guest: KERNEL=debian-6.12

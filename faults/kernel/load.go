@@ -30,7 +30,7 @@ func targets() []string {
 	names := []string{
 		fnSocketCreate, lsmSocketCreate, fnShouldFailBio, fnFentryTest, fnTaskFromPid, fnTaskRelease,
 	}
-	if fn, _, err := syscallTarget(); err == nil {
+	if fn, _, err := syscallTarget(probeCall); err == nil {
 		names = append(names, fn)
 	}
 	return names
