@@ -162,6 +162,19 @@ func (p *Process) Wait() string {
 	return string(rest)
 }
 
+// Status waits for the end of the process, good or bad, drops the rest of its
+// output and returns its exit status.
+func (p *Process) Status() int {
+	p.t.Helper()
+	_ = p.in.Close()
+	_, err := io.Copy(io.Discard, p.out)
+	var exit *exec.ExitError
+	if ended := p.cmd.Wait(); err != nil || ended != nil && !errors.As(ended, &exit) {
+		p.t.Fatalf("%s: %v", p.name, errors.Join(err, ended))
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
 // Kill ends the process, if it still runs.
 func (p *Process) Kill() {
 	if p.cmd.ProcessState == nil {
