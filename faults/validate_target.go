@@ -42,6 +42,9 @@ func validateTarget(target *v1.Target, kind fault.Kind) []fault.Problem {
 		}
 	}
 	validatePick(&p, target.GetPick())
+	if target.GetFollow() {
+		p.Add("follow", "is %s; leave it out (cgroups inside the target's belong to it in any case)", fault.ErrNotBuilt)
+	}
 	return p.List()
 }
 
