@@ -281,7 +281,12 @@ func startAndAnswer(t *testing.T, c fault.Cgroup, path string) *env.Process {
 func program(t *testing.T, text []byte, name string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, text, 0o755); err != nil {
+	// A process that is forked meanwhile would hold the file open for writing
+	// until it executes its own program, and this one could not be (ETXTBSY).
+	syscall.ForkLock.RLock()
+	err := os.WriteFile(path, text, 0o755)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	return path
