@@ -242,6 +242,12 @@ func (in *injection) hook(ctx context.Context, mark uint32, rec fault.Recorder) 
 		return err
 	}
 	in.keep(collection)
+	// The maps live as long as the programs that use them.
+	defer func() {
+		for _, m := range collection.Maps {
+			_ = m.Close()
+		}
+	}()
 	for _, cgroup := range in.plan.req.Cgroups {
 		if err := collection.Maps[tc.ObjectsMapFlTargets].Put(cgroup.ID, uint8(1)); err != nil {
 			return fmt.Errorf("writing target %s: %w", cgroup.Path, err)
@@ -254,10 +260,6 @@ func (in *injection) hook(ctx context.Context, mark uint32, rec fault.Recorder) 
 		cgroups: in.plan.req.Cgroups,
 		hooked:  map[place]unhookFunc{},
 		held:    map[uint64]*namespace{},
-	}
-	// Maps that only the programs need live as long as these.
-	for _, m := range collection.Maps {
-		_ = m.Close()
 	}
 	return in.egress.refresh(ctx, in.plan.peers)
 }
