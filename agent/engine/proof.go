@@ -37,9 +37,7 @@ func (p *proof) watch(w fault.Watch) error {
 	return nil
 }
 
-// differences compares. A thing that was there and is not, and a thing of ours
-// that was not there and is, are differences. What others have added meanwhile
-// is theirs, and an object that is gone has nothing left of us.
+// differences compares. An object that is gone has nothing left of us.
 func (p *proof) differences() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -53,29 +51,9 @@ func (p *proof) differences() []string {
 			list = append(list, fmt.Sprintf("%s: can't be compared: %v", b.watch.Key(), err))
 			continue
 		}
-		for _, line := range without(b.lines, lines) {
-			list = append(list, fmt.Sprintf("%s: missing: %s", b.watch.Key(), line))
+		for _, difference := range b.watch.Differences(b.lines, lines) {
+			list = append(list, fmt.Sprintf("%s: %s", b.watch.Key(), difference))
 		}
-		for _, line := range without(lines, b.lines) {
-			if b.watch.Ours(line) {
-				list = append(list, fmt.Sprintf("%s: left behind: %s", b.watch.Key(), line))
-			}
-		}
-	}
-	return list
-}
-
-// without returns the lines of a that b has not, each as often as it is
-// missing.
-func without(a, b []string) []string {
-	rest := slices.Clone(b)
-	var list []string
-	for _, line := range a {
-		if i := slices.Index(rest, line); i >= 0 {
-			rest = slices.Delete(rest, i, i+1)
-			continue
-		}
-		list = append(list, line)
 	}
 	return list
 }

@@ -264,6 +264,9 @@ type recorder struct {
 // Watch implements fault.Recorder.
 func (r recorder) Watch(w fault.Watch) error { return r.proof.watch(w) }
 
+// PinDir implements fault.Recorder.
+func (r recorder) PinDir() string { return "" }
+
 // compare sets the result's rollback.
 func (r *run) compare() {
 	r.result.Differences = append(r.result.Differences, r.proof.differences()...)

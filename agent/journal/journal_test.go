@@ -30,6 +30,7 @@ type fileUndo struct {
 
 func (u fileUndo) Kind() string     { return "test-file" }
 func (u fileUndo) Describe() string { return "file " + filepath.Base(u.Path) }
+func (u fileUndo) Survives() bool   { return true }
 
 func (u fileUndo) Undo(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {

@@ -164,3 +164,19 @@ func gone(err error) bool {
 func (c Cgroup) Contains(other Cgroup) bool {
 	return c.Path == other.Path || strings.HasPrefix(other.Path, c.Path+"/")
 }
+
+// Shared returns the path of a cgroup that both lists hold, by itself or as a
+// descendant, or "".
+func Shared(a, b []Cgroup) string {
+	for _, mine := range a {
+		for _, theirs := range b {
+			if mine.Contains(theirs) {
+				return theirs.Path
+			}
+			if theirs.Contains(mine) {
+				return mine.Path
+			}
+		}
+	}
+	return ""
+}

@@ -103,10 +103,14 @@ type Plan struct {
 	Inject func(ctx context.Context, rec Recorder) (Injection, error)
 }
 
-// Claim is something that two faults must not both act on.
+// Claim is something that two faults must not both act on. Runs of other
+// processes publish theirs: a claim is data (encoding/json), complete in
+// itself.
 type Claim interface {
+	// Kind names the type where claims are stored: "packets".
+	Kind() string
 	// Conflict says in a few words what both act on, or "" when they don't
-	// meet.
+	// meet. Claims of different kinds never do.
 	Conflict(other Claim) string
 }
 
@@ -117,9 +121,10 @@ type Watch interface {
 	// State lists what is attached or set, one line for each thing, in a
 	// stable order. It returns ErrGone when the object is.
 	State() ([]string, error)
-	// Ours tells whether a line is of this program's making, so that it must
-	// not be there afterwards. What others add meanwhile is theirs.
-	Ours(line string) bool
+	// Differences says, one line for each, what of the change between two
+	// states should not be: what of ours is left behind, and what was there
+	// and is missing. What others add meanwhile is theirs.
+	Differences(before, after []string) []string
 }
 
 // Lease is the time by which the kernel ends a fault that nobody renews.
@@ -174,6 +179,9 @@ type Undo interface {
 	Kind() string
 	// Describe says what would be undone, for people.
 	Describe() string
+	// Survives tells whether what is undone outlives a reboot. What does not
+	// is never undone after one: its names may belong to somebody else then.
+	Survives() bool
 	// Undo is idempotent, and returns nil when its object is gone.
 	Undo(context.Context) error
 }
@@ -186,6 +194,9 @@ type Recorder interface {
 	// Watch keeps the state of something that is about to be touched, to be
 	// compared when everything is taken back.
 	Watch(Watch) error
+	// PinDir is where in bpffs the fault pins what is to outlive the process
+	// (persistence PINNED); "" for a fault that ends with it.
+	PinDir() string
 }
 
 // Undone is a record that waits to be undone.

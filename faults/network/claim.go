@@ -1,37 +1,72 @@
 package network
 
 import (
-	"fmt"
+	"encoding/json"
 	"net/netip"
+	"slices"
+
+	"google.golang.org/protobuf/encoding/protojson"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/fault"
 )
 
-// claim is the set of packets that a fault decides about.
-type claim struct {
-	cgroups []fault.Cgroup
-	filter  filter
-	// peers are the filter's peers and the addresses of its hosts.
-	peers []netip.Prefix
+// Packets claims the packets that a fault decides about.
+type Packets struct {
+	Cgroups []fault.Cgroup
+	// Filter as it stands in the document, with its defaults.
+	Filter *v1.Filter
+	// Peers are the filter's peers and the addresses of its hosts.
+	Peers []netip.Prefix
+}
+
+// PacketsKind is the name of Packets where claims are stored.
+const PacketsKind = "packets"
+
+// Kind implements fault.Claim.
+func (Packets) Kind() string { return PacketsKind }
+
+// storedPackets is Packets as JSON.
+type storedPackets struct {
+	Cgroups []fault.Cgroup
+	Filter  json.RawMessage
+	Peers   []netip.Prefix
+}
+
+// MarshalJSON implements json.Marshaler.
+func (c Packets) MarshalJSON() ([]byte, error) {
+	filter, err := protojson.Marshal(c.Filter)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(storedPackets{c.Cgroups, filter, c.Peers})
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (c *Packets) UnmarshalJSON(data []byte) error {
+	var stored storedPackets
+	if err := json.Unmarshal(data, &stored); err != nil {
+		return err
+	}
+	c.Cgroups, c.Peers, c.Filter = stored.Cgroups, stored.Peers, &v1.Filter{}
+	return protojson.Unmarshal(stored.Filter, c.Filter)
 }
 
 // Conflict reports packets that both faults would decide about. Filters that
 // differ in one field so that no packet can match both don't conflict.
-func (c claim) Conflict(other fault.Claim) string {
-	o, ok := other.(claim)
-	if !ok || c.filter.disjoint(&o.filter) || peersDisjoint(c, o) {
+func (c Packets) Conflict(other fault.Claim) string {
+	o, ok := other.(Packets)
+	if !ok {
 		return ""
 	}
-	for _, mine := range c.cgroups {
-		for _, theirs := range o.cgroups {
-			if mine.Contains(theirs) {
-				return fmt.Sprintf("the same packets of %s", theirs.Path)
-			}
-			if theirs.Contains(mine) {
-				return fmt.Sprintf("the same packets of %s", mine.Path)
-			}
-		}
+	// Both were parsed before they became claims.
+	mine, _ := parseFilter(c.Filter)
+	theirs, _ := parseFilter(o.Filter)
+	if mine.disjoint(&theirs) || !mine.everybody() && !theirs.everybody() && !overlap(c.Peers, o.Peers) {
+		return ""
+	}
+	if path := fault.Shared(c.Cgroups, o.Cgroups); path != "" {
+		return "the same packets of " + path
 	}
 	return ""
 }
@@ -56,16 +91,11 @@ func (f *filter) disjoint(o *filter) bool {
 	return false
 }
 
-func peersDisjoint(a, b claim) bool {
-	if a.filter.everybody() || b.filter.everybody() {
-		return false
-	}
-	for _, mine := range a.peers {
-		for _, theirs := range b.peers {
-			if mine.Overlaps(theirs) {
-				return false
-			}
+func overlap(a, b []netip.Prefix) bool {
+	for _, mine := range a {
+		if slices.ContainsFunc(b, mine.Overlaps) {
+			return true
 		}
 	}
-	return true
+	return false
 }

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -98,11 +99,20 @@ func TestConflictsAreOnlyAboutTheSamePackets(t *testing.T) {
 	}
 }
 
-func claimOf(t *testing.T, cgroup fault.Cgroup, spec *v1.Filter) claim {
+// claimOf takes the claim as another process reads it.
+func claimOf(t *testing.T, cgroup fault.Cgroup, spec *v1.Filter) Packets {
 	t.Helper()
 	f, problems := parseFilter(spec)
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
-	return claim{cgroups: []fault.Cgroup{cgroup}, filter: f, peers: f.peers}
+	text, err := json.Marshal(Packets{Cgroups: []fault.Cgroup{cgroup}, Filter: spec, Peers: f.peers})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read Packets
+	if err := json.Unmarshal(text, &read); err != nil {
+		t.Fatal(err)
+	}
+	return read
 }

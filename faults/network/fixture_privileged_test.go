@@ -33,6 +33,7 @@ type fixture struct {
 	prober            *kernel.Prober
 	exempt            []netip.AddrPort
 	undos             *undoList
+	pinDir            string
 	watches           []watched
 }
 
@@ -136,6 +137,8 @@ func (f *fixture) Watch(watch fault.Watch) error {
 	f.watches = append(f.watches, watched{watch, lines})
 	return err
 }
+
+func (f *fixture) PinDir() string { return f.pinDir }
 
 // undoList is a journal in memory.
 type undoList struct {

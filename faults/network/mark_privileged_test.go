@@ -25,6 +25,8 @@ func (straight) Record(undo fault.Undo) (fault.Undone, error) { return undo, nil
 
 func (straight) Watch(fault.Watch) error { return nil }
 
+func (straight) PinDir() string { return "" }
+
 // Anybody with the right to may put our mark on a packet. The interface's
 // program takes it only from the target.
 func TestForgedMarkIsNoReason(t *testing.T) {

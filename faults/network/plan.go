@@ -76,7 +76,7 @@ func (p *plan) finish(mechanism, what string) (*fault.Plan, error) {
 	}
 	out := &fault.Plan{
 		Mechanism: mechanism,
-		Claims:    []fault.Claim{claim{cgroups: p.req.Cgroups, filter: p.filter, peers: p.peers.list()}},
+		Claims:    []fault.Claim{Packets{Cgroups: p.req.Cgroups, Filter: p.req.Spec.GetFilter(), Peers: p.peers.list()}},
 		Inject:    p.inject,
 	}
 	for _, cgroup := range p.req.Cgroups {

@@ -49,6 +49,9 @@ func (f TCFilter) Describe() string {
 	return what
 }
 
+// Survives implements fault.Undo.
+func (TCFilter) Survives() bool { return false }
+
 // Undo implements fault.Undo. A namespace, interface, filter or qdisc that is
 // gone has nothing to undo.
 func (f TCFilter) Undo(context.Context) error {

@@ -21,7 +21,9 @@ type cgroupWatch struct{ cgroup fault.Cgroup }
 
 func (w cgroupWatch) Key() string { return "cgroup " + w.cgroup.Path }
 
-func (w cgroupWatch) Ours(line string) bool { return strings.Contains(line, " "+programPrefix) }
+func (w cgroupWatch) Differences(before, after []string) []string {
+	return fault.Compare(before, after, func(line string) bool { return strings.Contains(line, " "+programPrefix) })
+}
 
 func (w cgroupWatch) State() ([]string, error) {
 	dir, err := w.cgroup.Open()
@@ -87,9 +89,11 @@ func (w interfaceWatch) Key() string {
 	return fmt.Sprintf("interface %s in netns %d", w.name, w.netns)
 }
 
-// Ours is also said of a qdisc: where it was not there before, it is ours.
-func (w interfaceWatch) Ours(line string) bool {
-	return strings.Contains(line, " "+programPrefix) || strings.Contains(line, " "+filterPrefix) || strings.HasPrefix(line, "qdisc clsact")
+// Differences takes a clsact that was not there before for ours.
+func (w interfaceWatch) Differences(before, after []string) []string {
+	return fault.Compare(before, after, func(line string) bool {
+		return strings.Contains(line, " "+programPrefix) || strings.Contains(line, " "+filterPrefix) || strings.HasPrefix(line, "qdisc clsact")
+	})
 }
 
 func (w interfaceWatch) State() ([]string, error) {

@@ -147,6 +147,8 @@ func (recorder) Record(undo fault.Undo) (fault.Undone, error) { return undo, nil
 
 func (recorder) Watch(fault.Watch) error { return nil }
 
+func (recorder) PinDir() string { return "" }
+
 // netem loses that many percent of everything that leaves by the interface.
 func netem(percent string) setting {
 	return func(p *place) string {
