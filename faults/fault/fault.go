@@ -101,6 +101,19 @@ type Plan struct {
 	// returns an error only after it has taken back whatever it had already
 	// done; an error from that is joined.
 	Inject func(ctx context.Context, rec Recorder) (Injection, error)
+	// Adopt takes over what an earlier process has pinned of this fault and
+	// not taken back, as long as its lease runs and the programs are those
+	// that this version would load; open are the fault's open records. After
+	// an error nothing has changed, and the records are to be undone. It is
+	// nil for a kind that can't be pinned.
+	Adopt func(ctx context.Context, rec Recorder, open []Open) (Injection, error)
+}
+
+// Open is a record of an earlier process that is still to be undone.
+type Open struct {
+	Undo Undo
+	// Undone closes the record, as Record's answer does.
+	Undone Undone
 }
 
 // Claim is something that two faults must not both act on. Runs of other
