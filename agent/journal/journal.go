@@ -2,9 +2,10 @@
 // kernel does not take back by itself is written down, on stable storage,
 // before it is done.
 //
-// Each run has a directory STATE/runs/RUNID with three files: lock, which the
-// process of the run holds locked as long as it lives; journal, the records;
-// and status.json, what the run was doing last.
+// Each run has a directory STATE/runs/RUNID: lock, which the process of the run
+// holds locked as long as it lives; journal, the records; and what the run
+// tells other processes, such as status.json. STATE/lock is held for the
+// moment in which a run is compared with the others and joins them.
 package journal
 
 import (
@@ -12,16 +13,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protojson"
-
-	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/fault"
 )
 
@@ -29,7 +26,6 @@ const (
 	runsName    = "runs"
 	lockName    = "lock"
 	journalName = "journal"
-	statusName  = "status.json"
 	// newPrefix and donePrefix begin the names of directories that are being
 	// made or removed; they hold no open record.
 	newPrefix  = ".new-"
@@ -45,17 +41,22 @@ type Journal struct {
 	id   string
 	lock *lockFile
 
-	mu   sync.Mutex
-	f    *os.File
-	seq  uint64
-	open map[uint64]bool
+	mu     sync.Mutex
+	f      *os.File
+	header record
+	seq    uint64
+	open   map[uint64]openRecord
+	// dead counts the records in the file that are closed.
+	dead int
 	// poison is the first error of writing. After it nothing is written any
 	// more: a second fsync may report success for pages that the first one
 	// lost (fsync(2), fsyncgate).
 	poison error
 	closed bool
+	// corrupt are the lines that can't be read, which must be kept for people.
+	corrupt []error
 
-	status sync.Mutex
+	files sync.Mutex
 }
 
 // Create makes the journal of a new run in stateDir, which is made when it is
@@ -93,7 +94,7 @@ func create(stateDir, runID, name string) (_ *Journal, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the run's directory: %w", err)
 	}
-	j := &Journal{runs: runs, id: runID, open: map[uint64]bool{}}
+	j := &Journal{runs: runs, id: runID, open: map[uint64]openRecord{}}
 	defer func() {
 		if err == nil {
 			return
@@ -106,14 +107,15 @@ func create(stateDir, runID, name string) (_ *Journal, err error) {
 		}
 		err = errors.Join(err, os.RemoveAll(tmp))
 	}()
-	if j.lock, err = acquire(tmp); err != nil {
+	if j.lock, err = acquire(filepath.Join(tmp, lockName)); err != nil {
 		return nil, err
 	}
 	j.f, err = os.OpenFile(filepath.Join(tmp, journalName), os.O_WRONLY|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the journal: %w", err)
 	}
-	if err := j.append(record{Type: typeRun, RunID: runID, Name: name}); err != nil {
+	j.header = record{Type: typeRun, RunID: runID, Name: name, Boot: bootID(), BootTime: fault.BootTime()}
+	if err := j.append(j.header); err != nil {
 		return nil, err
 	}
 	if err := syncDir(tmp); err != nil {
@@ -184,17 +186,17 @@ func (j *Journal) append(r record) error {
 	if err != nil {
 		return fmt.Errorf("encoding a record: %w", err)
 	}
-	n, err := j.f.Write(line)
-	if err == nil && n < len(line) {
-		err = io.ErrShortWrite
+	j.poison = writeThrough(j.f, line)
+	return j.poison
+}
+
+// writeThrough writes to the file and brings it to stable storage.
+func writeThrough(f *os.File, b []byte) error {
+	if _, err := f.Write(b); err != nil {
+		return fmt.Errorf("writing to %s: %w", f.Name(), err)
 	}
-	if err != nil {
-		j.poison = fmt.Errorf("writing to %s: %w", j.f.Name(), err)
-		return j.poison
-	}
-	if err := j.f.Sync(); err != nil {
-		j.poison = fmt.Errorf("writing %s to disk: %w", j.f.Name(), err)
-		return j.poison
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("writing %s to disk: %w", f.Name(), err)
 	}
 	return nil
 }
@@ -226,23 +228,22 @@ func (j *Journal) record(faultName string, u fault.Undo) (fault.Undone, error) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	seq := j.seq + 1
-	err = j.append(record{Type: typeOpen, Seq: seq, Fault: faultName, Kind: u.Kind(), Data: data, Describe: u.Describe()})
-	if err != nil {
+	r := record{Type: typeOpen, Seq: j.seq + 1, Fault: faultName, Kind: u.Kind(), Data: data, Describe: u.Describe()}
+	if err := j.append(r); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnwritable, err)
 	}
-	j.seq = seq
-	j.open[seq] = true
-	return &entry{j: j, seq: seq, undo: u}, nil
+	j.seq = r.Seq
+	j.open[r.Seq] = openRecord{record: r}
+	return &entry{j: j, seq: r.Seq, undo: u.Undo}, nil
 }
 
-// entry is an open record of this process.
+// entry is an open record of a run that this process holds.
 type entry struct {
-	j    *Journal
-	seq  uint64
-	undo fault.Undo
+	j   *Journal
+	seq uint64
 
 	mu   sync.Mutex
+	undo func(context.Context) error
 	done bool
 }
 
@@ -257,35 +258,21 @@ func (e *entry) Undo(ctx context.Context) error {
 	if e.done {
 		return nil
 	}
-	err := e.undo.Undo(ctx)
+	err := e.undo(ctx)
 	e.j.mu.Lock()
 	defer e.j.mu.Unlock()
+	o := e.j.open[e.seq]
 	if err != nil {
-		_ = e.j.append(record{Type: typeFailed, Seq: e.seq, Error: err.Error()})
-		return fmt.Errorf("undoing %s: %w", e.undo.Describe(), err)
+		o.failure = err.Error()
+		e.j.open[e.seq] = o
+		_ = e.j.append(record{Type: typeFailed, Seq: e.seq, Error: o.failure})
+		return fmt.Errorf("undoing %s: %w", o.Describe, err)
 	}
 	e.done = true
 	delete(e.j.open, e.seq)
 	_ = e.j.append(record{Type: typeDone, Seq: e.seq})
-	return nil
-}
-
-// WriteStatus replaces what other processes see of the run. It is not brought
-// to stable storage: nothing depends on it after a crash of the machine.
-func (j *Journal) WriteStatus(s *v1.RunStatus) error {
-	b, err := protojson.Marshal(s)
-	if err != nil {
-		return fmt.Errorf("encoding the status: %w", err)
-	}
-	j.status.Lock()
-	defer j.status.Unlock()
-	tmp := filepath.Join(j.Dir(), statusName+".tmp")
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return fmt.Errorf("writing the status: %w", err)
-	}
-	if err := os.Rename(tmp, filepath.Join(j.Dir(), statusName)); err != nil {
-		return fmt.Errorf("writing the status: %w", err)
-	}
+	e.j.dead++
+	e.j.compact()
 	return nil
 }
 
@@ -299,10 +286,13 @@ func (j *Journal) Close() error {
 	}
 	j.closed = true
 	var errs []error
-	if len(j.open) == 0 {
+	if len(j.open) == 0 && len(j.corrupt) == 0 {
 		errs = append(errs, removeRun(j.runs, j.id))
 	}
-	errs = append(errs, j.f.Close(), j.lock.release())
+	if j.f != nil {
+		errs = append(errs, j.f.Close())
+	}
+	errs = append(errs, j.lock.release())
 	return errors.Join(errs...)
 }
 

@@ -1,14 +1,13 @@
 package journal
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
-
-	"google.golang.org/protobuf/encoding/protojson"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 )
@@ -33,6 +32,25 @@ type Run struct {
 	Torn bool
 	// Err holds what could not be read: a corrupt line, an unreadable file.
 	Err error
+
+	boot     string
+	bootTime uint64
+}
+
+// newer orders runs, the newest first. Within a boot the clock of the machine
+// does not count: it may have been set.
+func newer(a, b Run) int {
+	now := bootID()
+	switch {
+	case a.boot == b.boot:
+		return cmp.Compare(b.bootTime, a.bootTime)
+	case a.boot == now:
+		return -1
+	case b.boot == now:
+		return 1
+	default:
+		return b.StartTime.Compare(a.StartTime)
+	}
 }
 
 // List returns the runs in stateDir by id. It is nil when there are none or
@@ -80,7 +98,8 @@ func look(runs, id string) (Run, bool) {
 	for _, o := range c.open {
 		run.Open = append(run.Open, o.remnant(id, alive))
 	}
-	run.Status, err = readStatus(run.Dir)
+	run.boot, run.bootTime = c.run.Boot, c.run.BootTime
+	run.Status, err = run.readStatus()
 	errs = append(errs, err)
 	run.Err = errors.Join(errs...)
 	return run, true
@@ -95,20 +114,4 @@ func (o openRecord) remnant(runID string, alive bool) *v1.Remnant {
 		OwnerAlive:  alive,
 		Error:       o.failure,
 	}
-}
-
-func readStatus(dir string) (*v1.RunStatus, error) {
-	b, err := os.ReadFile(filepath.Join(dir, statusName))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the status: %w", err)
-	}
-	s := &v1.RunStatus{}
-	// A newer version may have written fields that this one does not know.
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(b, s); err != nil {
-		return nil, fmt.Errorf("reading the status: %w", err)
-	}
-	return s, nil
 }

@@ -1,12 +1,14 @@
 package journal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,11 +40,10 @@ type lockFile struct {
 	id fileID
 }
 
-// acquire takes the lock of a run directory without waiting.
-func acquire(dir string) (*lockFile, error) {
+// acquire takes the lock at a path without waiting.
+func acquire(path string) (*lockFile, error) {
 	held.Lock()
 	defer held.Unlock()
-	path := filepath.Join(dir, lockName)
 	if st, err := os.Stat(path); err == nil && held.files[idOf(st)] {
 		return nil, fmt.Errorf("locking %s: %w by this process", path, ErrInUse)
 	}
@@ -127,4 +128,34 @@ func lockHolder(f *os.File) (pid int, alive bool, err error) {
 		return 0, false, nil
 	}
 	return max(int(lk.Pid), 0), true, nil
+}
+
+// lockPoll is how often Lock tries.
+const lockPoll = 10 * time.Millisecond
+
+// Lock keeps other processes, and other callers in this one, from joining the
+// runs of stateDir, which is made when it is missing, until unlock is called.
+// It waits until ctx ends; the error then says who holds it.
+func Lock(ctx context.Context, stateDir string) (unlock func() error, err error) {
+	if err := makeDirs(stateDir); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnwritable, err)
+	}
+	path := filepath.Join(stateDir, lockName)
+	ticker := time.NewTicker(lockPoll)
+	defer ticker.Stop()
+	for {
+		lock, err := acquire(path)
+		if err == nil {
+			return lock.release, nil
+		}
+		if !errors.Is(err, ErrInUse) {
+			return nil, fmt.Errorf("%w: %w", ErrUnwritable, err)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			pid, _, _ := holder(stateDir)
+			return nil, fmt.Errorf("waiting for process %d, which is about to begin a run: %w", pid, ctx.Err())
+		}
+	}
 }

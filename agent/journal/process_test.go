@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -98,7 +99,7 @@ func TestRunOfAnotherProcess(t *testing.T) {
 			t.Fatalf("runs %+v", runs)
 		}
 	}
-	if _, err := acquire(b.list()[0].Dir); !errors.Is(err, ErrInUse) {
+	if _, err := acquire(filepath.Join(b.list()[0].Dir, lockName)); !errors.Is(err, ErrInUse) {
 		t.Errorf("took the lock of a live run: %v", err)
 	}
 	if report := b.revert(); len(report.Undone)+len(report.Failed) != 0 {

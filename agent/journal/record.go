@@ -32,6 +32,10 @@ type record struct {
 	// Of a run.
 	RunID string `json:"runId,omitempty"`
 	Name  string `json:"name,omitempty"`
+	// Boot is the id of the boot (random(4), boot_id), BootTime the time since
+	// then (CLOCK_BOOTTIME, ns), which nobody can set.
+	Boot     string `json:"boot,omitempty"`
+	BootTime uint64 `json:"bootTime,omitempty"`
 
 	// Of an open record.
 	Fault    string          `json:"fault,omitempty"`
@@ -94,10 +98,10 @@ type openRecord struct {
 	failure string
 }
 
-// read makes sense of a journal. A last line that is incomplete or does not
-// fit its checksum was being written when the writer died: Record had not
-// returned, so nothing was touched, and it does not count. A bad line before
-// it is damage, and is reported; the rest is read.
+// read makes sense of a journal. A last line that is incomplete, or of which a
+// part never reached the disk and reads as zeros, was being written when the
+// writer died: Record had not returned, so nothing was touched, and it does
+// not count. Any other bad line is damage, and is reported; the rest is read.
 func read(b []byte) contents {
 	var c contents
 	var open []*openRecord
@@ -108,7 +112,7 @@ func read(b []byte) contents {
 		line, tail, whole := bytes.Cut(rest, []byte("\n"))
 		r, err := parseLine(line)
 		if err != nil || !whole {
-			if len(tail) == 0 {
+			if len(tail) == 0 && (!whole || bytes.IndexByte(line, 0) >= 0) {
 				c.torn = true
 				break
 			}

@@ -21,93 +21,130 @@ type Decode func(kind string, data []byte) (fault.Undo, error)
 // runs of which nothing is left. It goes on after errors; the report names
 // what was undone and what was not, and the error is only about what the
 // report can't say: runs that could not be listed, locked or removed. Runs
-// that are alive are left alone. It may be called any number of times.
-func Revert(ctx context.Context, stateDir string, decode Decode) (*v1.RevertReport, error) {
+// that are alive are left alone, and so are those whose id is in keep. It may be
+// called any number of times.
+func Revert(ctx context.Context, stateDir string, decode Decode, keep ...string) (*v1.RevertReport, error) {
 	report := &v1.RevertReport{}
 	runs, err := List(stateDir)
 	if err != nil {
 		return report, err
 	}
 	// Later runs may stand on what earlier ones left.
-	slices.SortStableFunc(runs, func(a, b Run) int { return b.StartTime.Compare(a.StartTime) })
+	slices.SortStableFunc(runs, newer)
 	var errs []error
 	for _, run := range runs {
-		if run.Alive {
+		if run.Alive || slices.Contains(keep, run.ID) {
 			continue
 		}
-		if err := revertRun(ctx, run, decode, report); err != nil {
-			errs = append(errs, fmt.Errorf("reverting run %s: %w", run.ID, err))
+		if err := RevertRun(ctx, run, decode, report); err != nil && !passed(err) {
+			errs = append(errs, err)
 		}
 	}
 	errs = append(errs, sweep(filepath.Join(stateDir, runsName)))
 	return report, errors.Join(errs...)
 }
 
-func revertRun(ctx context.Context, run Run, decode Decode, report *v1.RevertReport) (err error) {
-	lock, err := acquire(run.Dir)
+// RevertRun is Revert for one run; what it did is added to the report. The
+// error matches [ErrInUse] while another process holds the run, and
+// [ErrNotRunning] or os.ErrNotExist when the run is gone.
+func RevertRun(ctx context.Context, run Run, decode Decode, report *v1.RevertReport) (err error) {
+	j, left, err := Open(run, decode)
 	if err != nil {
-		if passed(err) {
-			return nil // another process was faster
+		return fmt.Errorf("reverting run %s: %w", run.ID, err)
+	}
+	defer func() { err = errors.Join(err, j.Close()) }()
+	for _, l := range slices.Backward(left) {
+		r := l.remnant(run.ID, false)
+		err := ctx.Err()
+		if err == nil {
+			err = l.Undone.Undo(ctx)
 		}
-		return err
-	}
-	defer func() { err = errors.Join(err, lock.release()) }()
-
-	path := filepath.Join(run.Dir, journalName)
-	b, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("reading the journal: %w", err)
-	}
-	c := read(b)
-	runs := filepath.Dir(run.Dir)
-	j := &Journal{runs: runs, id: run.ID, seq: c.last}
-	// What is undone is noted if it can be; a full or read-only disk must
-	// not keep anything from being undone.
-	if j.f, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0); err != nil {
-		j.poison = err
-	} else {
-		defer j.f.Close()
-		// A record appended to a torn line would be lost with it.
-		if c.torn {
-			j.poison = j.f.Truncate(c.good)
-		}
-	}
-	failed := len(report.Failed)
-	for _, o := range slices.Backward(c.open) {
-		r := o.remnant(run.ID, false)
-		if err := undo(ctx, o, decode); err != nil {
+		if err != nil {
 			r.Error = err.Error()
 			report.Failed = append(report.Failed, r)
-			_ = j.append(record{Type: typeFailed, Seq: o.Seq, Error: r.Error})
 			continue
 		}
 		r.Error = ""
 		report.Undone = append(report.Undone, r)
-		_ = j.append(record{Type: typeDone, Seq: o.Seq})
 	}
-	for _, line := range c.corrupt {
+	for _, line := range j.corrupt {
 		report.Failed = append(report.Failed, &v1.Remnant{
 			RunId:       run.ID,
 			Kind:        "journal",
 			Description: "a record that can't be read any more; when nothing of it is left, remove " + run.Dir,
-			Error:       fmt.Sprintf("%s: %v", path, line),
+			Error:       fmt.Sprintf("%s: %v", filepath.Join(run.Dir, journalName), line),
 		})
 	}
-	if len(report.Failed) > failed {
-		return nil
-	}
-	return removeRun(runs, run.ID)
+	return nil
 }
 
-func undo(ctx context.Context, o openRecord, decode Decode) error {
-	if err := ctx.Err(); err != nil {
-		return err
+// Left is an open record of a run that was taken over.
+type Left struct {
+	openRecord
+	fault.Open
+}
+
+// Open takes over a run whose process has ended and returns what it left open,
+// oldest first. Its errors are those of [RevertRun]. A journal on a full or
+// read-only disk is opened too: nothing must keep from undoing; [Journal.Err]
+// tells that nothing can be recorded in it.
+func Open(run Run, decode Decode) (_ *Journal, left []Left, err error) {
+	j := &Journal{runs: filepath.Dir(run.Dir), id: run.ID, open: map[uint64]openRecord{}}
+	if j.lock, err = acquire(filepath.Join(run.Dir, lockName)); err != nil {
+		return nil, nil, err
 	}
-	u, err := decode(o.Kind, o.Data)
+	path := filepath.Join(run.Dir, journalName)
+	b, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, nil, errors.Join(fmt.Errorf("reading the journal: %w", err), j.lock.release())
+	}
+	c := read(b)
+	j.header, j.seq, j.corrupt = c.run, c.last, c.corrupt
+	if j.f, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0); err != nil {
+		j.f, j.poison = nil, err
+	} else if c.torn {
+		// A record appended to a torn line would be lost with it.
+		j.poison = j.f.Truncate(c.good)
+	}
+	past := c.run.past()
+	for _, o := range c.open {
+		j.open[o.Seq] = o
+		e := &entry{j: j, seq: o.Seq}
+		undo, err := decode(o.Kind, o.Data)
+		switch {
+		case err != nil:
+			e.undo = func(context.Context) error { return err }
+		case past && !undo.Survives():
+			// It went with the boot, and its names may be others' now.
+			e.undo = func(context.Context) error { return nil }
+		default:
+			e.undo = undo.Undo
+		}
+		left = append(left, Left{o, fault.Open{Undo: undo, Undone: e}})
+	}
+	return j, left, nil
+}
+
+// UndoFault undoes what a fault of a run has open, of a run that another
+// process holds and does not attend to. It writes nothing into the journal:
+// the holder undoes it again some day, which does no harm.
+func UndoFault(ctx context.Context, run Run, faultName string, decode Decode) error {
+	b, err := os.ReadFile(filepath.Join(run.Dir, journalName))
 	if err != nil {
-		return fmt.Errorf("decoding the undo of kind %s: %w", o.Kind, err)
+		return fmt.Errorf("reading the journal: %w", err)
 	}
-	return u.Undo(ctx)
+	var errs []error
+	for _, o := range slices.Backward(read(b).open) {
+		if o.Fault != faultName {
+			continue
+		}
+		undo, err := decode(o.Kind, o.Data)
+		if err == nil {
+			err = undo.Undo(ctx)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // sweepAge is how old a directory must be that was left while it was made: in
@@ -136,7 +173,7 @@ func sweep(runs string) error {
 			continue
 		}
 		dir := filepath.Join(runs, e.Name())
-		lock, err := acquire(dir)
+		lock, err := acquire(filepath.Join(dir, lockName))
 		if err != nil {
 			if !passed(err) {
 				errs = append(errs, err)

@@ -56,6 +56,8 @@ func TestLastRecordTornAtEveryByte(t *testing.T) {
 	b.wantEmpty()
 }
 
+// A record that is there to its end was confirmed: when it can't be read that
+// is damage, and nobody may take the run for clean.
 func TestLastRecordWithAnyByteWrong(t *testing.T) {
 	t.Parallel()
 	b, text, last := sample(t)
@@ -64,10 +66,33 @@ func TestLastRecordWithAnyByteWrong(t *testing.T) {
 		bad[i] ^= 0xff
 		b.put("r1", bad)
 		run := b.list()[0]
-		if len(run.Open) != 2 || run.Err != nil || !run.Torn {
+		torn := i == len(text)-1
+		if len(run.Open) != 2 || run.Torn != torn || (run.Err == nil) != torn {
 			t.Fatalf("byte %d: %d open, torn %v, error %v", i-last, len(run.Open), run.Torn, run.Err)
 		}
+		if report := b.revert(); len(report.Undone) != 2 || len(report.Failed) == 0 == !torn {
+			t.Fatalf("byte %d: report %v", i-last, report)
+		}
 	}
+}
+
+// What a file system has not written when the power goes reads as zeros, also
+// in front of a part that was written.
+func TestLastRecordWithZerosIsTorn(t *testing.T) {
+	t.Parallel()
+	b, text, last := sample(t)
+	for i := last + 1; i < len(text); i++ {
+		for _, bad := range [][]byte{
+			append(bytes.Clone(text[:i]), make([]byte, len(text)-i)...),
+			append(append(bytes.Clone(text[:last]), make([]byte, i-last)...), text[i:]...),
+		} {
+			b.put("r1", bad)
+			if report := b.revert(); len(report.Undone) != 2 || len(report.Failed) != 0 {
+				t.Fatalf("byte %d: report %v", i-last, report)
+			}
+		}
+	}
+	b.wantEmpty()
 }
 
 func TestRecordAfterATornOneIsRead(t *testing.T) {
