@@ -6,6 +6,7 @@ import (
 
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/network"
+	"faultline.dev/faultline/faults/pin"
 )
 
 // DecodeUndo makes an undo of its kind and of the JSON that a journal holds.
@@ -14,6 +15,8 @@ func DecodeUndo(kind string, data []byte) (fault.Undo, error) {
 	switch kind {
 	case network.TCFilterKind:
 		return decode[network.TCFilter](kind, data)
+	case pin.Kind:
+		return decode[pin.Directory](kind, data)
 	default:
 		return nil, fmt.Errorf("undo record of kind %q is unknown to this version: revert with the version that wrote it", kind)
 	}

@@ -16,6 +16,8 @@ const (
 	BTF Capability = "btf"
 	// RingBuf: events can be passed through BPF_MAP_TYPE_RINGBUF.
 	RingBuf Capability = "ring-buffer"
+	// BPFFS: a map is kept by a name in /sys/fs/bpf.
+	BPFFS Capability = "bpffs"
 
 	// CgroupSKB: a cgroup_skb link on a cgroup drops a packet sent from it.
 	CgroupSKB Capability = "cgroup-skb"
@@ -98,6 +100,7 @@ var catalogue = []capabilitySpec{
 	{TracingPermission, "tracing BPF programs may be loaded", "Linux 5.5 with CONFIG_BPF_EVENTS=y and CONFIG_DEBUG_INFO_BTF=y", plain(probeTracingPermission)},
 	{BTF, "the kernel's own type information", "a kernel built with CONFIG_DEBUG_INFO_BTF=y", plain(probeBTF)},
 	{RingBuf, "BPF ring buffer", "Linux 5.8", plain(probeRingBuf)},
+	{BPFFS, "pinning in a BPF file system", "mount -t bpf bpf /sys/fs/bpf", plain(probeBPFFS)},
 
 	{CgroupSKB, "dropping packets of one cgroup (cgroup_skb link)", "Linux 5.7 with CONFIG_CGROUP_BPF=y", plain(probeCgroupSKB)},
 	{TCX, "programs on an interface by tcx link", "Linux 6.6 with CONFIG_NET_XGRESS=y", plain(probeTCX)},
