@@ -19,6 +19,8 @@ KERNELS ?=
 JOBS ?= 2
 # make soak FOR=1h
 FOR ?= 10m
+# make test-powercut COUNT=50
+COUNT ?= 3
 # For the scripts behind demo and bench; bench in a guest: KERNEL=debian-6.12
 ARGS ?=
 KERNEL ?=
@@ -88,7 +90,7 @@ vuln: ## known vulnerabilities (GOVULN_REQUIRED=1 fails when the database is out
 ##@ Test
 
 .PHONY: test
-test: ## all of it: lint, check-generate, vuln, test-unit, test-host, test-vm
+test: ## all of it: lint, check-generate, vuln, test-unit, test-host, test-vm, test-powercut
 	@scripts/test
 
 .PHONY: test-unit
@@ -103,6 +105,12 @@ test-host: build ## privileged tests on this machine's kernel (root)
 test-vm: build ## the same test binaries on every kernel of test/vm/kernels.yaml (KERNELS, JOBS)
 	@scripts/install-deps test; test/vm/install; \
 	$(matrix) vm $(narrow) -kernels '$(KERNELS)' -jobs '$(JOBS)'
+
+.PHONY: test-powercut
+test-powercut: ## cut the power of a guest in the middle of faults, COUNT=3 times, and undo what is left (ARGS)
+	@test/vm/install; \
+	go build -trimpath -ldflags '$(LDFLAGS)' -o build/powercut/ ./cmd/faultline ./test/powercut; \
+	build/powercut/powercut -count '$(COUNT)' $(ARGS)
 
 .PHONY: soak
 soak: build ## privileged tests on this kernel over and over, until one fails or FOR=10m is over (root)

@@ -97,7 +97,16 @@ func TestRelayGivesAShellsStatus(t *testing.T) {
 }
 
 func TestProcessesNamesWhatRuns(t *testing.T) {
-	child := exec.Command("sleep", "4711")
+	child := exec.Command("sh", "-c", "echo up; read -r line", "4711")
+	stdin, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	stdout, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -105,8 +114,12 @@ func TestProcessesNamesWhatRuns(t *testing.T) {
 		_ = child.Process.Kill()
 		_ = child.Wait()
 	}()
-	if text := string(processes("/proc")); !strings.Contains(text, "threads: sleep 4711\n") {
-		t.Errorf("no sleep in\n%s", text)
+	// Start returns before the kernel has put the arguments in their place.
+	if _, err := io.ReadFull(stdout, make([]byte, len("up\n"))); err != nil {
+		t.Fatal(err)
+	}
+	if text := string(processes("/proc")); !strings.Contains(text, "threads: sh -c echo up; read -r line 4711\n") {
+		t.Errorf("no such process in\n%s", text)
 	}
 }
 

@@ -169,6 +169,7 @@ func boot(ctx context.Context, o options, k kernels.Kernel, image store.Image, t
 		CPUs:      o.cpus,
 		Memory:    o.memory,
 		DiskBytes: o.disk,
+		NBD:       o.nbd,
 		Tree:      tree,
 		KernelDir: image.Dir,
 		Timeout:   o.timeout,

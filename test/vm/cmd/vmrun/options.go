@@ -24,6 +24,8 @@ Options:
   --cpus N           virtual CPUs (default 2)
   --memory M         memory, such as 2G or 512M (default 2G)
   --disk M           size of the scratch disk /dev/vdb (default 1G)
+  --nbd SOCKET       /dev/vdb is the disk of the NBD server at this Unix socket
+                     and no scratch disk: it is there after the guest has gone
   --timeout D        time limit for boot and command, such as 90s (default 10m)
   --append ARGS      more for the kernel's command line
   --env NAME[=VALUE] environment variable of COMMAND; may be repeated. Variables
@@ -45,6 +47,7 @@ type options struct {
 	cpus    int
 	memory  string
 	disk    int64
+	nbd     string
 	timeout time.Duration
 	append  string
 	env     []string
@@ -67,6 +70,7 @@ func parse(args []string, getenv func(string) (string, bool)) (options, error) {
 	flags.IntVar(&o.cpus, "cpus", 2, "")
 	flags.StringVar(&o.memory, "memory", "2G", "")
 	disk := flags.String("disk", "1G", "")
+	flags.StringVar(&o.nbd, "nbd", "", "")
 	flags.DurationVar(&o.timeout, "timeout", 10*time.Minute, "")
 	flags.StringVar(&o.append, "append", "", "")
 	flags.Func("env", "", func(value string) error {
@@ -105,7 +109,11 @@ func parse(args []string, getenv func(string) (string, bool)) (options, error) {
 	if _, err = size(o.memory); err != nil {
 		return o, fmt.Errorf("--memory: %w", err)
 	}
+	sized := false
+	flags.Visit(func(f *flag.Flag) { sized = sized || f.Name == "disk" })
 	switch {
+	case sized && o.nbd != "":
+		return o, errors.New("--disk is the size of a scratch disk, and --nbd takes another disk: give one of them")
 	case o.fetch && len(o.command) > 0:
 		return o, errors.New("--fetch takes no command")
 	case o.fetch:

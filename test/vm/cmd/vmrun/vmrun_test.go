@@ -38,6 +38,7 @@ func TestParseRefuses(t *testing.T) {
 		{append([]string{"--kernel", "debian-7", "--memory", "2"}, command...), `"2" is no size`},
 		{append([]string{"--kernel", "debian-7", "--disk", "0G"}, command...), "--disk"},
 		{append([]string{"--kernel", "debian-7", "--env", "=x"}, command...), "NAME"},
+		{append([]string{"--kernel", "debian-7", "--disk", "1G", "--nbd", "/run/s"}, command...), "give one of them"},
 		{append([]string{"--colour"}, command...), "colour"},
 		{append([]string{"--fetch"}, command...), "no command"},
 	} {

@@ -39,6 +39,7 @@ type Spec struct {
 	CPUs      int           // virtual CPUs
 	Memory    string        // QEMU's -m, such as 2G
 	DiskBytes int64         // size of /dev/vdb; it takes no space until it is written
+	NBD       string        // socket of the NBD server whose disk is /dev/vdb; empty for an empty disk
 	Tree      string        // the working tree, exported for writing
 	KernelDir string        // the unpacked kernel package; empty for none
 	Timeout   time.Duration // for all of it, the boot included
@@ -74,8 +75,10 @@ func Run(ctx context.Context, s Spec) (int, error) {
 	if err := files.initramfs(s.Initramfs); err != nil {
 		return 0, err
 	}
-	if err := files.disk(s.DiskBytes); err != nil {
-		return 0, err
+	if s.NBD == "" {
+		if err := files.disk(s.DiskBytes); err != nil {
+			return 0, err
+		}
 	}
 
 	complaints := NewTail(8 << 10)
@@ -230,7 +233,7 @@ func (s Spec) arguments() []string {
 		// disk is on most machines.
 		"-blockdev", "driver=null-co,node-name=vda,size=1048576,read-zeroes=on",
 		"-device", "virtio-blk-pci,drive=vda",
-		"-blockdev", "driver=raw,node-name=vdb,discard=unmap,file.driver=file,file.discard=unmap,file.cache.no-flush=on,file.filename=" + path(fdDisk),
+		"-blockdev", s.disk(),
 		"-device", "virtio-blk-pci,drive=vdb",
 	}
 	args = append(args, export(wire.TagRoot, "/", true)...)
@@ -239,6 +242,15 @@ func (s Spec) arguments() []string {
 		args = append(args, export(wire.TagKernel, s.KernelDir, true)...)
 	}
 	return args
+}
+
+// disk is the -blockdev of /dev/vdb. Nobody looks at a scratch disk after the guest
+// is gone, so its flushes end here; those for an NBD server go there.
+func (s Spec) disk() string {
+	if s.NBD != "" {
+		return "driver=nbd,node-name=vdb,server.type=unix,server.path=" + escape(s.NBD)
+	}
+	return "driver=raw,node-name=vdb,discard=unmap,file.driver=file,file.discard=unmap,file.cache.no-flush=on,file.filename=" + path(fdDisk)
 }
 
 // commandLine is the kernel's. An oops ends the guest: a test that goes on after

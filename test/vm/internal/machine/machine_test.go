@@ -142,3 +142,14 @@ func TestArgumentsExportTheRootReadOnly(t *testing.T) {
 		t.Errorf("a kernel folder or a real CPU in\n%s", args)
 	}
 }
+
+func TestNBDDiskGetsTheFlushes(t *testing.T) {
+	s := Spec{Accel: "tcg", NBD: "/run/a,b"}
+	args := strings.Join(s.arguments(), " ")
+	if !strings.Contains(args, "driver=nbd,node-name=vdb,server.type=unix,server.path=/run/a,,b -device virtio-blk-pci,drive=vdb") {
+		t.Errorf("no NBD disk in %s", args)
+	}
+	if strings.Contains(args, "no-flush") || strings.Contains(args, path(fdDisk)) {
+		t.Errorf("a disk that loses flushes in %s", args)
+	}
+}
