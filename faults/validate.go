@@ -110,6 +110,8 @@ func validateTitle(p *check.Problems, field, name string) {
 	}
 }
 
+func isPinned(f *v1.Fault) bool { return f.GetPersistence() == v1.Fault_PINNED }
+
 func validateSteps(p *check.Problems, steps []*v1.Step) {
 	if len(steps) == 0 {
 		p.Add("spec.steps", "is missing or empty; give at least one step with a fault")
@@ -125,6 +127,9 @@ func validateSteps(p *check.Problems, steps []*v1.Step) {
 		for j, f := range step.GetFaults() {
 			here := fmt.Sprintf("%s.faults[%d]", at, j)
 			p.Append(here, validateFault(f))
+			if first := steps[0].GetFaults(); len(first) > 0 && isPinned(f) != isPinned(first[0]) {
+				p.Add(here+".persistence", "differs from that of spec.steps[0].faults[0]; a run outlives its process as a whole or not at all: write PINNED on every fault or on none")
+			}
 			if first := seen[f.GetName()]; first != "" {
 				p.Add(here+".name", "%q is already the name of %s", f.GetName(), first)
 			} else if f.GetName() != "" {

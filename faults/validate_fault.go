@@ -25,9 +25,6 @@ func validateFault(f *v1.Fault) []fault.Problem {
 	p.Required("duration", f.GetDuration(), fault.MaxDuration)
 	validateShape(&p, f)
 	validateRate(&p, f.GetRate())
-	if f.GetPersistence() == v1.Fault_PINNED {
-		p.Add("persistence", "PINNED is %s; leave it out, or write PROCESS", fault.ErrNotBuilt)
-	}
 	if err != nil {
 		return p.List()
 	}

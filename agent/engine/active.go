@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
 )
 
@@ -24,24 +25,22 @@ const (
 
 // active is one fault of a run, from the plan to the result.
 type active struct {
-	engine  *Engine
-	planned *planned
-	lease   time.Duration
-
+	run       *run
+	planned   *planned
 	injection fault.Injection
 	// ends is when the kernel ends the fault by itself, whatever happens here
 	// (CLOCK_BOOTTIME, ns).
 	ends uint64
-	// renewed is the lease that the kernel holds.
-	renewed fault.Lease
 
-	mu       sync.Mutex
-	result   *v1.FaultResult
+	mu     sync.Mutex
+	result *v1.FaultResult
+	// renewed is the lease that the kernel holds.
+	renewed  fault.Lease
 	deadline time.Time
 }
 
-func newActive(e *Engine, p *planned, lease time.Duration) *active {
-	return &active{engine: e, planned: p, lease: lease, result: &v1.FaultResult{
+func newActive(r *run, p *planned) *active {
+	return &active{run: r, planned: p, result: &v1.FaultResult{
 		Name:      p.spec.GetName(),
 		Fault:     p.kind.Name,
 		Step:      p.step,
@@ -54,12 +53,13 @@ func newActive(e *Engine, p *planned, lease time.Duration) *active {
 
 // inject puts the fault in place. After an error nothing of it is left, or the
 // error says so.
-func (a *active) inject(ctx context.Context, rec fault.Recorder) error {
-	injection, err := a.planned.plan.Inject(ctx, rec)
+func (a *active) inject(ctx context.Context) error {
+	injection, err := a.planned.plan.Inject(ctx, a.run.recorder(a))
 	if err != nil {
 		return a.notInjected(err)
 	}
 	a.injection = injection
+	failpoint.Hit(failpoint.Injected)
 	return nil
 }
 
@@ -67,11 +67,18 @@ func (a *active) inject(ctx context.Context, rec fault.Recorder) error {
 func (a *active) start() error {
 	now := time.Now()
 	a.ends = fault.BootTime() + uint64(a.planned.duration())
-	a.renewed = a.nextLease()
-	if err := a.injection.Start(a.renewed); err != nil {
+	lease := a.nextLease()
+	// The guard first: there must be no moment in which it does not know of
+	// a fault that goes on.
+	if err := a.run.tellGuard(a, lease); err != nil {
 		return a.notInjected(err)
 	}
+	if err := a.injection.Start(lease); err != nil {
+		return a.notInjected(err)
+	}
+	failpoint.Hit(failpoint.Started)
 	a.mu.Lock()
+	a.renewed = lease
 	defer a.mu.Unlock()
 	a.deadline = now.Add(a.planned.duration())
 	a.result.State = v1.FaultState_ACTIVE
@@ -90,7 +97,7 @@ func (a *active) notInjected(err error) error {
 
 // nextLease runs out at the end of the fault at the latest.
 func (a *active) nextLease() fault.Lease {
-	return fault.Lease{Deadline: min(fault.BootTime()+uint64(a.lease), a.ends)}
+	return fault.Lease{Deadline: min(fault.BootTime()+uint64(a.run.leaseTimeout()), a.ends)}
 }
 
 // hold keeps the fault alive until its time is over or ctx ends. The error says
@@ -120,23 +127,28 @@ func (a *active) hold(ctx context.Context) (err error) {
 // renew moves the lease when a quarter of it is over. A fault whose lease ran
 // out is never brought back: for who looked on it had ended.
 func (a *active) renew() error {
-	now := fault.BootTime()
+	now, lease := fault.BootTime(), a.run.leaseTimeout()
 	if a.renewed.Deadline == a.ends {
 		return nil // it runs out when the fault ends
 	}
 	if now >= a.renewed.Deadline {
-		return fmt.Errorf("the lease of %q ran out: nobody renewed it for %s", a.planned.spec.GetName(), a.lease)
+		return fmt.Errorf("the lease of %q ran out: nobody renewed it for %s", a.planned.spec.GetName(), lease)
 	}
-	if a.renewed.Deadline-now > uint64(a.lease/4*3) {
+	if a.renewed.Deadline-now > uint64(lease/4*3) {
 		return nil
 	}
 	next := a.nextLease()
+	if err := a.run.tellGuard(a, next); err != nil {
+		return err
+	}
 	if err := a.injection.Renew(next); err != nil {
 		a.warn(err)
 		return nil
 	}
+	a.mu.Lock()
 	a.renewed = next
-	return nil
+	a.mu.Unlock()
+	return a.run.save()
 }
 
 // every calls fn at the interval until ctx ends.
@@ -155,7 +167,9 @@ func every(ctx context.Context, interval time.Duration, fn func()) {
 
 // revert takes the fault back. It is not hurried by the end of the run.
 func (a *active) revert(ctx context.Context) error {
+	failpoint.Hit(failpoint.Held)
 	err := a.injection.Revert(context.WithoutCancel(ctx))
+	failpoint.Hit(failpoint.Reverted)
 	a.read()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -164,6 +178,8 @@ func (a *active) revert(ctx context.Context) error {
 		a.result.Error = err.Error()
 		return fmt.Errorf("reverting %q: %w", a.planned.spec.GetName(), err)
 	}
+	// A guard that is dead has nothing to forget.
+	_ = a.run.tellGuard(a, fault.Lease{})
 	switch a.result.GetState() {
 	case v1.FaultState_ACTIVE:
 		a.result.State = v1.FaultState_REVERTED
@@ -193,7 +209,7 @@ func (a *active) read() {
 
 // warn keeps each message once.
 func (a *active) warn(err error) {
-	a.engine.Log.Warn("fault goes on with a problem", "fault", a.planned.spec.GetName(), "error", err)
+	a.run.engine.Log.Warn("fault goes on with a problem", "fault", a.planned.spec.GetName(), "error", err)
 	a.update(func(r *v1.FaultResult) {
 		for _, known := range r.GetWarnings() {
 			if known == err.Error() {

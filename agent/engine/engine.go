@@ -7,6 +7,8 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"os/exec"
+	"time"
 
 	"faultline.dev/faultline/agent/target"
 	"faultline.dev/faultline/faults/fault"
@@ -21,6 +23,16 @@ var (
 	ErrStopped = errors.New("stopped")
 	// ErrRevert: something could not be taken back.
 	ErrRevert = errors.New("revert failed")
+	// ErrBlocked: something of an earlier run could not be taken back, and
+	// nothing is injected until it is.
+	ErrBlocked = errors.New("an earlier run left something behind")
+	// ErrBusy: another run acts on the same thing.
+	ErrBusy = errors.New("another run is in the way")
+	// ErrLease: the document asks for a longer lease than this machine allows.
+	ErrLease = errors.New("lease is too long")
+	// ErrNotResumable: a run can't be taken over; what it had pinned was taken
+	// back.
+	ErrNotResumable = errors.New("run can't be resumed")
 )
 
 // Engine runs experiments on this machine. Its fields are set once, before the
@@ -39,6 +51,14 @@ type Engine struct {
 	// StopFile ends every run and forbids new ones while it exists; "" for
 	// none.
 	StopFile string
+	// MaxLease is the longest lease that this machine allows; 0 for that of
+	// the documents.
+	MaxLease time.Duration
+	// Guard makes the command of a process that calls guard.Serve for a run
+	// of this process, and lingers when the run may be taken over. It is
+	// started before the first thing is touched that would outlive this
+	// process; without it such things are refused.
+	Guard func(runID string, linger bool) *exec.Cmd
 	// Version is written into results.
 	Version string
 	Log     *slog.Logger

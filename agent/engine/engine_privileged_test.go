@@ -4,13 +4,18 @@ package engine_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,6 +27,7 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 
 	"faultline.dev/faultline/agent/engine"
+	"faultline.dev/faultline/agent/guard"
 	"faultline.dev/faultline/agent/journal"
 	"faultline.dev/faultline/agent/target"
 	"faultline.dev/faultline/api/document"
@@ -35,6 +41,7 @@ import (
 func TestMain(m *testing.M) {
 	workloads := env.Traffic()
 	workloads["run"] = runToBeKilled
+	workloads["guard"] = serveGuard
 	env.Main(m, workloads)
 }
 
@@ -59,7 +66,27 @@ func newEngine(stateDir, cgroupRoot string) *engine.Engine {
 		Exempt:     []netip.AddrPort{},
 		Version:    "test",
 		Log:        log,
+		Guard: func(runID string, linger bool) *exec.Cmd {
+			return env.Again("guard", stateDir, runID, strconv.Itoa(os.Getpid()), strconv.FormatBool(linger))
+		},
 	}
+}
+
+// serveGuard is the guard of a run of this test.
+func serveGuard(in io.Reader, _ *json.Encoder, args []string) error {
+	signal.Ignore(syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT)
+	pid, err := strconv.Atoi(args[2])
+	if err != nil {
+		return err
+	}
+	return guard.Serve(context.Background(), guard.Config{
+		StateDir: args[0],
+		RunID:    args[1],
+		PID:      pid,
+		Linger:   args[3] == "true",
+		Decode:   faults.DecodeUndo,
+		Log:      slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	}, in, os.Stdout)
 }
 
 func newLab(t *testing.T) *lab {

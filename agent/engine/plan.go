@@ -74,7 +74,7 @@ func (e *Engine) planStep(ctx context.Context, spec *v1.ExperimentSpec, step *v1
 			return nil, fmt.Errorf("fault %q: %w", f.GetName(), err)
 		}
 		for _, other := range list {
-			if what := conflict(p, other); what != "" {
+			if what := conflict(p.plan.Claims, other.plan.Claims); what != "" {
 				return nil, fmt.Errorf("%w: %q and %q both act on %s; give them filters that don't overlap, or put them into different steps",
 					ErrConflict, other.spec.GetName(), p.spec.GetName(), what)
 			}
@@ -84,9 +84,9 @@ func (e *Engine) planStep(ctx context.Context, spec *v1.ExperimentSpec, step *v1
 	return list, nil
 }
 
-func conflict(a, b *planned) string {
-	for _, mine := range a.plan.Claims {
-		for _, theirs := range b.plan.Claims {
+func conflict(a, b []fault.Claim) string {
+	for _, mine := range a {
+		for _, theirs := range b {
 			if what := mine.Conflict(theirs); what != "" {
 				return what
 			}
@@ -103,15 +103,19 @@ func (e *Engine) planFault(ctx context.Context, spec *v1.ExperimentSpec, step *v
 	if !kind.Built() {
 		return nil, fmt.Errorf("%s is %w", kind.Name, fault.ErrNotBuilt)
 	}
-	seed := dice.Derive(spec.GetSeed(), f.GetName())
-	cgroups, err := e.Targets.Resolve(ctx, f.GetTarget(), seed)
+	cgroups, err := e.Targets.Resolve(ctx, f.GetTarget(), faultSeed(spec, f))
 	if err != nil {
 		return nil, err
 	}
+	return e.planFor(ctx, spec, step, f, kind, cgroups)
+}
+
+// planFor plans a fault for cgroups that are known.
+func (e *Engine) planFor(ctx context.Context, spec *v1.ExperimentSpec, step *v1.Step, f *v1.Fault, kind fault.Kind, cgroups []fault.Cgroup) (*planned, error) {
 	plan, err := kind.Plan(ctx, fault.Request{
 		Spec:       f,
 		Cgroups:    cgroups,
-		Seed:       seed,
+		Seed:       faultSeed(spec, f),
 		Observe:    spec.GetObserve() || f.GetObserve(),
 		Exempt:     e.Exempt,
 		Prober:     e.Prober,
@@ -122,5 +126,13 @@ func (e *Engine) planFault(ctx context.Context, spec *v1.ExperimentSpec, step *v
 	if err != nil {
 		return nil, err
 	}
+	if f.GetPersistence() == v1.Fault_PINNED && plan.Adopt == nil {
+		return nil, fmt.Errorf("persistence PINNED is for faults that live in programs; a %s is put back by the guard when faultline dies; leave persistence out: %w", kind.Name, fault.ErrNotBuilt)
+	}
 	return &planned{spec: f, step: step.GetName(), kind: kind, cgroups: cgroups, plan: plan}, nil
+}
+
+// faultSeed makes the faults of an experiment independent of each other.
+func faultSeed(spec *v1.ExperimentSpec, f *v1.Fault) uint64 {
+	return dice.Derive(spec.GetSeed(), f.GetName())
 }

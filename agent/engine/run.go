@@ -15,10 +15,11 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"faultline.dev/faultline/agent/guard"
 	"faultline.dev/faultline/agent/journal"
 	"faultline.dev/faultline/agent/probe"
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
-	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/failpoint"
 )
 
 // defaultLease is the lease of an experiment that gives none.
@@ -30,22 +31,32 @@ const seedMask = 1<<53 - 1
 
 // run is one experiment on its way.
 type run struct {
-	engine   *Engine
-	id       string
-	spec     *v1.ExperimentSpec
-	result   *v1.Result
-	journal  *journal.Journal
-	probes   *probe.Runner
-	proof    proof
-	progress func(*v1.RunStatus)
+	engine *Engine
+	id     string
+	// experiment as it was given, spec with what was drawn.
+	experiment *v1.Experiment
+	spec       *v1.ExperimentSpec
+	result     *v1.Result
+	journal    *journal.Journal
+	probes     *probe.Runner
+	proof      proof
+	progress   func(*v1.RunStatus)
+	// step is the index of the step that is on.
+	step int
 	// end ends the run early, with a cause.
 	end context.CancelCauseFunc
 	// early is why the run ended early; nil when it did not.
 	early error
 
+	guarding sync.Mutex
+	// guard watches over the run from the first record on; nil before.
+	guard *guard.Guard
+
 	mu     sync.Mutex
 	phase  string
 	faults []*active
+
+	saving sync.Mutex
 }
 
 // probeFailed ends a run early because of a probe.
@@ -62,16 +73,20 @@ func (p probeFailed) Error() string {
 //
 // There is always a result. The error is nil when the run reached its end,
 // whatever its verdict. It matches fault.ErrNotBuilt, fault.ErrUnavailable,
-// ErrConflict, ErrStopped, the sentinels of target and journal when nothing was
-// injected, and ErrRevert when something could not be taken back.
+// ErrConflict, ErrBusy, ErrBlocked, ErrLease, ErrStopped, guard.ErrNoGuard, the
+// sentinels of target and journal when nothing was injected, and ErrRevert when
+// something could not be taken back.
 func (e *Engine) Run(ctx context.Context, experiment *v1.Experiment, progress func(*v1.RunStatus)) (*v1.Result, error) {
-	if progress == nil {
-		progress = func(*v1.RunStatus) {}
-	}
-	r, err := e.newRun(experiment, progress)
+	r := newRun(e, experiment, progress)
+	err := r.prepare()
 	if err == nil {
 		err = r.all(ctx)
 	}
+	return r.conclude(err)
+}
+
+// conclude makes the result.
+func (r *run) conclude(err error) (*v1.Result, error) {
 	r.result.EndTime = timestamppb.Now()
 	r.result.Faults = r.snapshot()
 	if r.probes != nil {
@@ -84,40 +99,54 @@ func (e *Engine) Run(ctx context.Context, experiment *v1.Experiment, progress fu
 	return r.result, err
 }
 
-// newRun always returns a run that can be judged.
-func (e *Engine) newRun(experiment *v1.Experiment, progress func(*v1.RunStatus)) (*run, error) {
+// newRun makes a run that can be judged.
+func newRun(e *Engine, experiment *v1.Experiment, progress func(*v1.RunStatus)) *run {
+	if progress == nil {
+		progress = func(*v1.RunStatus) {}
+	}
 	spec := proto.CloneOf(experiment.GetSpec())
-	r := &run{engine: e, spec: spec, progress: progress, result: &v1.Result{
+	return &run{engine: e, experiment: experiment, spec: spec, progress: progress, result: &v1.Result{
 		Name:      experiment.GetMetadata().GetName(),
 		Observe:   spec.GetObserve(),
 		StartTime: timestamppb.Now(),
 		Version:   e.Version,
 	}}
+}
+
+// prepare draws what is random and reads the probes.
+func (r *run) prepare() error {
 	var random [16]byte
 	if _, err := rand.Read(random[:]); err != nil {
-		return r, fmt.Errorf("drawing a run id: %w", err)
+		return fmt.Errorf("drawing a run id: %w", err)
 	}
 	r.id = time.Now().UTC().Format("20060102-150405-") + hex.EncodeToString(random[:4])
-	if spec.Seed == nil {
-		spec.Seed = proto.Uint64(binary.NativeEndian.Uint64(random[8:]) & seedMask)
+	if r.spec.Seed == nil {
+		r.spec.Seed = proto.Uint64(binary.NativeEndian.Uint64(random[8:]) & seedMask)
 	}
 	r.result.RunId = r.id
-	r.result.Seed = spec.GetSeed()
+	r.result.Seed = r.spec.GetSeed()
+	if longest := r.engine.MaxLease; longest > 0 && r.spec.GetLeaseTimeout().AsDuration() > longest {
+		return fmt.Errorf("%w: leaseTimeout is %s, this machine allows %s at the most", ErrLease, r.spec.GetLeaseTimeout().AsDuration(), longest)
+	}
+	return r.readProbes()
+}
+
+func (r *run) readProbes() error {
 	var probes []*probe.Probe
-	for _, p := range spec.GetProbes() {
+	for _, p := range r.spec.GetProbes() {
 		ready, err := probe.New(p)
 		if err != nil {
-			return r, err
+			return err
 		}
 		probes = append(probes, ready)
 	}
 	r.probes = probe.NewRunner(probes, func(failure probe.Failure) { r.end(probeFailed{failure}) })
-	return r, nil
+	return nil
 }
 
-func (r *run) all(ctx context.Context) (err error) {
-	if r.engine.stopped() {
-		return fmt.Errorf("%w: %s exists; remove it to allow faults again", ErrStopped, r.engine.StopFile)
+func (r *run) all(ctx context.Context) error {
+	if err := r.allowed(); err != nil {
+		return err
 	}
 	// Everything is planned before anything is done, so that what is wrong
 	// with the last step does not leave the first one half way.
@@ -125,26 +154,37 @@ func (r *run) all(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := r.join(ctx); err != nil {
+		return err
+	}
+	return r.during(ctx, func(ctx context.Context) error {
+		r.setPhase("probing before")
+		for _, failure := range r.probes.Start(ctx) {
+			if failure.Abort {
+				r.end(probeFailed{failure})
+			}
+		}
+		return r.steps(ctx, func(ctx context.Context) error { return r.inject(ctx, first) })
+	})
+}
+
+// during calls steps, which runs them all, with what goes on around them: the
+// journal's end, reports, and the proof.
+func (r *run) during(ctx context.Context, steps func(context.Context) error) (err error) {
 	ctx, r.end = context.WithCancelCause(ctx)
 	defer func() {
 		r.early = context.Cause(ctx)
 		r.end(nil)
 	}()
-	if r.journal, err = journal.Create(r.engine.StateDir, r.id, r.result.GetName()); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, r.journal.Close()) }()
+	defer r.dismissGuard()
+	defer func() {
+		err = errors.Join(err, r.journal.Close())
+		failpoint.Hit(failpoint.Closed)
+	}()
 	reporting := r.report(ctx)
 	defer reporting()
-
-	r.setPhase("probing before")
 	defer r.probes.Stop()
-	for _, failure := range r.probes.Start(ctx) {
-		if failure.Abort {
-			r.end(probeFailed{failure})
-		}
-	}
-	err = r.steps(ctx, first)
+	err = steps(ctx)
 	r.setPhase("comparing")
 	r.compare()
 	if err == nil && ctx.Err() == nil {
@@ -154,73 +194,107 @@ func (r *run) all(ctx context.Context) (err error) {
 	return err
 }
 
+// allowed is the error of a machine whose owner forbids faults.
+func (r *run) allowed() error {
+	if r.engine.stopped() {
+		return fmt.Errorf("%w: %s exists; remove it to allow faults again", ErrStopped, r.engine.StopFile)
+	}
+	return nil
+}
+
 // planAll plans every step and returns the first one's faults.
-func (r *run) planAll(ctx context.Context) ([]*planned, error) {
-	var first []*planned
+func (r *run) planAll(ctx context.Context) ([]*active, error) {
+	var first []*active
 	for i, step := range r.spec.GetSteps() {
-		list, err := r.engine.planStep(ctx, r.spec, step)
+		faults, err := r.plan(ctx, step)
 		if err != nil {
 			return nil, err
 		}
 		if i == 0 {
-			first = list
+			first = faults
 		}
-		for _, p := range list {
-			r.mu.Lock()
-			r.faults = append(r.faults, newActive(r.engine, p, r.leaseTimeout()))
-			r.mu.Unlock()
-		}
+		r.mu.Lock()
+		r.faults = append(r.faults, faults...)
+		r.mu.Unlock()
 	}
 	return first, nil
+}
+
+func (r *run) plan(ctx context.Context, step *v1.Step) ([]*active, error) {
+	list, err := r.engine.planStep(ctx, r.spec, step)
+	if err != nil {
+		return nil, err
+	}
+	faults := make([]*active, len(list))
+	for i, p := range list {
+		faults[i] = newActive(r, p)
+	}
+	return faults, nil
 }
 
 func (r *run) leaseTimeout() time.Duration {
 	if lease := r.spec.GetLeaseTimeout().AsDuration(); lease > 0 {
 		return lease
 	}
+	if longest := r.engine.MaxLease; longest > 0 {
+		return min(defaultLease, longest)
+	}
 	return defaultLease
 }
 
-// steps runs one step after another. Whatever ends it, no fault is active when
-// it returns, but for those that it says could not be taken back.
-func (r *run) steps(ctx context.Context, first []*planned) error {
-	offset := 0
-	for i, step := range r.spec.GetSteps() {
-		if ctx.Err() != nil {
-			return nil
-		}
-		list := first
-		if i > 0 {
+// steps runs one step after another, from r.step on, which begin begins.
+// Whatever ends it, no fault is active when it returns, but for those that it
+// says could not be taken back.
+func (r *run) steps(ctx context.Context, begin func(context.Context) error) error {
+	steps := r.spec.GetSteps()
+	for first := r.step; r.step < len(steps) && ctx.Err() == nil; r.step++ {
+		r.setPhase(steps[r.step].GetName())
+		if r.step > first {
 			// Containers may have been restarted since the run was planned.
-			var err error
-			if list, err = r.engine.planStep(ctx, r.spec, step); err != nil {
+			faults, err := r.plan(ctx, steps[r.step])
+			if err != nil {
 				return err
 			}
+			r.mu.Lock()
+			copy(r.faults[r.firstOf(r.step):], faults)
+			r.mu.Unlock()
+			if err := r.claimAgain(ctx); err != nil {
+				return err
+			}
+			begin = func(ctx context.Context) error { return r.inject(ctx, faults) }
 		}
-		faults := make([]*active, len(list))
-		for n, p := range list {
-			faults[n] = newActive(r.engine, p, r.leaseTimeout())
-		}
-		r.mu.Lock()
-		copy(r.faults[offset:], faults)
-		r.mu.Unlock()
-		offset += len(faults)
-		r.setPhase(step.GetName())
-		if err := r.step(ctx, faults); err != nil {
+		if err := begin(ctx); err != nil {
 			return err
 		}
+		r.result.Differences = append(r.result.Differences, r.proof.differences()...)
 	}
 	return nil
 }
 
-// step puts its faults in place, starts them together, and takes each back
-// when its time is over. When one can't be injected, none is started.
-func (r *run) step(ctx context.Context, faults []*active) error {
-	err := parallel(faults, func(a *active) error { return a.inject(ctx, r.recorder(a)) })
+// firstOf is the index of a step's first fault in the run's list.
+func (r *run) firstOf(step int) (first int) {
+	for _, s := range r.spec.GetSteps()[:step] {
+		first += len(s.GetFaults())
+	}
+	return first
+}
+
+// inject puts the faults of a step in place, starts them together, and takes
+// each back when its time is over. When one can't be injected, none is started.
+func (r *run) inject(ctx context.Context, faults []*active) error {
+	err := parallel(faults, func(a *active) error { return a.inject(ctx) })
 	if err == nil {
 		err = parallel(faults, (*active).start)
 	}
-	started := err == nil
+	if err == nil {
+		err = r.save()
+	}
+	return errors.Join(err, r.hold(ctx, faults, err == nil))
+}
+
+// hold keeps faults that are started until their time is over, and takes them
+// back; others it takes back at once.
+func (r *run) hold(ctx context.Context, faults []*active, started bool) error {
 	r.probes.FaultsActive(started)
 	reverted := parallel(faults, func(a *active) error {
 		if a.injection == nil {
@@ -237,7 +311,7 @@ func (r *run) step(ctx context.Context, faults []*active) error {
 	if reverted != nil {
 		r.result.Differences = append(r.result.Differences, reverted.Error())
 	}
-	return errors.Join(err, reverted)
+	return reverted
 }
 
 // parallel waits for all and returns all errors.
@@ -250,22 +324,6 @@ func parallel(faults []*active, fn func(*active) error) error {
 	running.Wait()
 	return errors.Join(errs...)
 }
-
-// recorder gives a fault the journal and the proof.
-func (r *run) recorder(a *active) fault.Recorder {
-	return recorder{r.journal.For(a.planned.spec.GetName()), &r.proof}
-}
-
-type recorder struct {
-	journal.FaultJournal
-	proof *proof
-}
-
-// Watch implements fault.Recorder.
-func (r recorder) Watch(w fault.Watch) error { return r.proof.watch(w) }
-
-// PinDir implements fault.Recorder.
-func (r recorder) PinDir() string { return "" }
 
 // compare sets the result's rollback.
 func (r *run) compare() {
@@ -303,6 +361,9 @@ func (r *run) report(ctx context.Context) (stop func()) {
 		every(ctx, tick, func() {
 			if r.engine.stopped() {
 				r.end(fmt.Errorf("%w: %s exists", ErrStopped, r.engine.StopFile))
+			}
+			if r.guardDied() {
+				r.end(errGuardDied)
 			}
 			r.tell()
 		})

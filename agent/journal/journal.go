@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
 )
 
@@ -195,6 +196,7 @@ func writeThrough(f *os.File, b []byte) error {
 	if _, err := f.Write(b); err != nil {
 		return fmt.Errorf("writing to %s: %w", f.Name(), err)
 	}
+	failpoint.Hit(failpoint.RecordWritten)
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("writing %s to disk: %w", f.Name(), err)
 	}
@@ -234,6 +236,7 @@ func (j *Journal) record(faultName string, u fault.Undo) (fault.Undone, error) {
 	}
 	j.seq = r.Seq
 	j.open[r.Seq] = openRecord{record: r}
+	failpoint.Hit(failpoint.Recorded)
 	return &entry{j: j, seq: r.Seq, undo: u.Undo}, nil
 }
 
@@ -258,7 +261,9 @@ func (e *entry) Undo(ctx context.Context) error {
 	if e.done {
 		return nil
 	}
+	failpoint.Hit(failpoint.Undoing)
 	err := e.undo(ctx)
+	failpoint.Hit(failpoint.Undone)
 	e.j.mu.Lock()
 	defer e.j.mu.Unlock()
 	o := e.j.open[e.seq]
@@ -271,6 +276,7 @@ func (e *entry) Undo(ctx context.Context) error {
 	e.done = true
 	delete(e.j.open, e.seq)
 	_ = e.j.append(record{Type: typeDone, Seq: e.seq})
+	failpoint.Hit(failpoint.Noted)
 	e.j.dead++
 	e.j.compact()
 	return nil
@@ -285,6 +291,7 @@ func (j *Journal) Close() error {
 		return nil
 	}
 	j.closed = true
+	failpoint.Hit(failpoint.Closing)
 	var errs []error
 	if len(j.open) == 0 && len(j.corrupt) == 0 {
 		errs = append(errs, removeRun(j.runs, j.id))
@@ -303,6 +310,7 @@ func removeRun(runs, id string) error {
 	if err := os.Rename(dir, done); err != nil {
 		return fmt.Errorf("removing run %s: %w", id, err)
 	}
+	failpoint.Hit(failpoint.Renamed)
 	if err := os.RemoveAll(done); err != nil {
 		return fmt.Errorf("removing run %s: %w", id, err)
 	}

@@ -37,6 +37,9 @@ type Run struct {
 	bootTime uint64
 }
 
+// SameBoot tells whether the run began since the machine was booted.
+func (r Run) SameBoot() bool { return r.boot != "" && r.boot == bootID() }
+
 // newer orders runs, the newest first. Within a boot the clock of the machine
 // does not count: it may have been set.
 func newer(a, b Run) int {
@@ -74,6 +77,15 @@ func List(stateDir string) ([]Run, error) {
 		}
 	}
 	return out, nil
+}
+
+// Find returns one run; found is false when it has ended and left nothing.
+func Find(stateDir, runID string) (run Run, found bool, err error) {
+	if !runIDPattern.MatchString(runID) {
+		return Run{}, false, fmt.Errorf("run id %q: %w", runID, os.ErrInvalid)
+	}
+	run, found = look(filepath.Join(stateDir, runsName), runID)
+	return run, found, nil
 }
 
 // look reads one run; false when it ended meanwhile.

@@ -70,6 +70,26 @@ func NewRunner(probes []*Probe, onAbort func(Failure)) *Runner {
 func (r *Runner) Start(ctx context.Context) []Failure {
 	ctx, r.cancel = context.WithCancel(ctx)
 	failures := r.all(ctx, v1.Probe_START, v1.Probe_EDGE, v1.Probe_CONTINUOUS)
+	r.loop(ctx)
+	return failures
+}
+
+// Resume goes on where the runner of an earlier process ended, with the results
+// that it had. It is called instead of Start.
+func (r *Runner) Resume(ctx context.Context, earlier []*v1.ProbeResult) {
+	ctx, r.cancel = context.WithCancel(ctx)
+	for i, s := range r.probes {
+		if i < len(earlier) {
+			s.mu.Lock()
+			s.result = earlier[i]
+			s.mu.Unlock()
+		}
+	}
+	r.loop(ctx)
+}
+
+// loop begins the attempts that are made at an interval.
+func (r *Runner) loop(ctx context.Context) {
 	for _, s := range r.probes {
 		switch s.when {
 		case v1.Probe_CONTINUOUS:
@@ -78,7 +98,6 @@ func (r *Runner) Start(ctx context.Context) []Failure {
 			r.loops.Go(func() { r.during(ctx, s) })
 		}
 	}
-	return failures
 }
 
 // FaultsActive tells whether a fault is active. While one is, DURING probes are

@@ -26,6 +26,7 @@ func (a *app) engine() (*engine.Engine, error) {
 		Prober:     kernel.NewProber(root, a.log),
 		Resolver:   net.DefaultResolver,
 		StopFile:   stopFile,
+		Guard:      a.startGuard,
 		Version:    a.version,
 		Log:        a.log,
 	}, nil

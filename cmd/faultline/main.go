@@ -35,6 +35,8 @@ type env struct {
 	signals <-chan os.Signal
 	now     func() time.Time
 	version string
+	// program is the name under which the program starts itself again.
+	program string
 }
 
 // size is that of a terminal.
@@ -57,6 +59,7 @@ func main() {
 		stderr:   os.Stderr,
 		terminal: terminal,
 		getenv:   os.Getenv,
+		program:  os.Args[0],
 		ctx:      context.Background(),
 		signals:  signals,
 		now:      time.Now,

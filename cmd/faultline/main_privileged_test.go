@@ -190,6 +190,7 @@ type unknownUndo struct{}
 
 func (unknownUndo) Kind() string               { return "from-the-future" }
 func (unknownUndo) Describe() string           { return "a flux capacitor at 88 mph" }
+func (unknownUndo) Survives() bool             { return false }
 func (unknownUndo) Undo(context.Context) error { return nil }
 
 // TestSignals presses Ctrl-C three times: the first aborts, the others change
@@ -214,6 +215,7 @@ func TestSignals(t *testing.T) {
 			signals:  signals,
 			now:      time.Now,
 			version:  "test",
+			program:  "faultline",
 		})
 	}()
 	if err := w.active(); err != nil {

@@ -128,9 +128,9 @@ Exit status of run, inject and plan:
 		}
 	}
 	add("know", a.doctorCommand(), a.faultsCommand())
-	add("run", a.validateCommand(), a.planCommand(), a.runCommand(), a.injectCommand())
+	add("run", a.validateCommand(), a.planCommand(), a.runCommand(), a.injectCommand(), a.resumeCommand())
 	add("end", a.statusCommand(), a.stopCommand(), a.revertCommand())
-	root.AddCommand(a.versionCommand(), a.docsCommand(), a.manCommand())
+	root.AddCommand(a.versionCommand(), a.docsCommand(), a.manCommand(), a.guardCommand())
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()
 	return root

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
 
+	"faultline.dev/faultline/agent/engine"
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 )
 
@@ -21,13 +22,20 @@ type runFlags struct {
 	events  int
 }
 
-func (a *app) runFlags(cmd *cobra.Command) *runFlags {
+// reportFlags are those that say what is told of a run.
+func (a *app) reportFlags(cmd *cobra.Command) *runFlags {
 	f := &runFlags{output: outputFlag(cmd)}
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.reports, "report", nil, "write a report when the run has ended: json=`FILE`,junit=FILE")
+	flags.IntVar(&f.events, "events", 5, "how many sampled events of each fault are printed")
+	return f
+}
+
+func (a *app) runFlags(cmd *cobra.Command) *runFlags {
+	f := a.reportFlags(cmd)
+	flags := cmd.Flags()
 	flags.BoolVar(&f.observe, "observe", false, "count what would be hit, hit nothing")
 	flags.Uint64Var(&f.seed, "seed", 0, "seed of every random choice; the result tells the one that was used")
-	flags.IntVar(&f.events, "events", 5, "how many sampled events of each fault are printed")
 	return f
 }
 
@@ -50,8 +58,9 @@ injected, what it has hit, and the probes; elsewhere each change is a line on
 stderr. The result goes to stdout. "-" reads from stdin.
 
 Ctrl-C (SIGINT), SIGTERM and SIGHUP end the run early: everything is taken back
-before the program ends. When it is killed, faults owned by the process end with
-it, and the others by their lease; what is left then is undone by revert.
+before the program ends. When it is killed or frozen, a guard process takes
+everything back, and faults that live in the kernel end with the process or by
+their lease; what is left after that is undone by revert.
 
 Exit status:
 
@@ -82,6 +91,16 @@ Exit status:
 // inject runs an experiment that is valid and has its defaults, from the
 // command line to the exit code.
 func (a *app) inject(ctx context.Context, command string, experiment *v1.Experiment, f *runFlags) error {
+	return a.conduct(ctx, command, f, experiment, func(ctx context.Context, e *engine.Engine, progress func(*v1.RunStatus)) (*v1.Result, error) {
+		return e.Run(ctx, experiment, progress)
+	})
+}
+
+// conduct lets run do an experiment, with all that is around it: reports, a
+// live view, signals, the result.
+func (a *app) conduct(ctx context.Context, command string, f *runFlags, experiment *v1.Experiment,
+	run func(context.Context, *engine.Engine, func(*v1.RunStatus)) (*v1.Result, error),
+) error {
 	reports, err := parseReports(f.reports)
 	if err != nil {
 		return usage(err)
@@ -100,7 +119,7 @@ func (a *app) inject(ctx context.Context, command string, experiment *v1.Experim
 	}
 	watcher, done := a.watch(experiment)
 	ctx, stop := a.abortable(ctx, watcher)
-	result, runErr := e.Run(ctx, experiment, watcher.progress)
+	result, runErr := run(ctx, e, watcher.progress)
 	stop()
 	done()
 

@@ -78,6 +78,14 @@ func Start(t testing.TB, cgroup fault.Cgroup, ns *Namespace, workload string, ar
 	return start(t, cgroup, ns, []string{workloadVariable + "=" + workload}, "/proc/self/exe", args...)
 }
 
+// Again is the command of a workload in a process that the test does not own.
+func Again(workload string, args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), workloadVariable+"="+workload)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
 // StartProgram runs a program.
 func StartProgram(t testing.TB, cgroup fault.Cgroup, ns *Namespace, name string, args ...string) *Process {
 	t.Helper()

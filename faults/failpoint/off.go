@@ -1,0 +1,6 @@
+//go:build !privileged
+
+package failpoint
+
+// Hit does nothing.
+func Hit(Name) {}
