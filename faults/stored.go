@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"faultline.dev/faultline/faults/cgroupfile"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/faults/pin"
@@ -17,6 +18,8 @@ func DecodeUndo(kind string, data []byte) (fault.Undo, error) {
 		return decode[network.TCFilter](kind, data)
 	case pin.Kind:
 		return decode[pin.Directory](kind, data)
+	case cgroupfile.SettingKind:
+		return decode[cgroupfile.Setting](kind, data)
 	default:
 		return nil, fmt.Errorf("undo record of kind %q is unknown to this version: revert with the version that wrote it", kind)
 	}
@@ -28,6 +31,8 @@ func DecodeClaim(kind string, data []byte) (fault.Claim, error) {
 	switch kind {
 	case network.PacketsKind:
 		return decode[network.Packets](kind, data)
+	case cgroupfile.FilesKind:
+		return decode[cgroupfile.Files](kind, data)
 	default:
 		return nil, fmt.Errorf("claim of kind %q is unknown to this version: wait for the end of the run that published it", kind)
 	}

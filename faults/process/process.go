@@ -11,8 +11,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// Kinds are the kinds of the family. None is built yet.
-func Kinds() []fault.Kind { return []fault.Kind{processKill(), processPause()} }
+// Kinds are the kinds of the family. processKill is not built yet.
+func Kinds() []fault.Kind { return []fault.Kind{processKill(), Pause()} }
 
 func processKill() fault.Kind {
 	return fault.Kind{
@@ -44,39 +44,6 @@ duration: 60s`,
 			}
 			validateTimes(&p, spec, kill)
 			p.NoFilter(spec, "processKill")
-			return p.List()
-		},
-	}
-}
-
-func processPause() fault.Kind {
-	return fault.Kind{
-		Name:    "processPause",
-		Summary: "stops the processes of the cgroup and lets them go on at the end",
-		Scope:   fault.ScopeCgroup,
-		Mechanisms: []fault.Mechanism{
-			{
-				Name:    "cgroup_freeze",
-				Summary: "cgroup.freeze, which the processes can't see",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupFreeze},
-			},
-			{
-				Name:    "pidfd",
-				Summary: "SIGSTOP to each process, SIGCONT at the end",
-				Needs:   []kernel.Capability{kernel.CgroupV2},
-			},
-		},
-		Example: `target: {systemdUnit: checkout.service}
-processPause: {}
-duration: 10s`,
-		Validate: func(spec *v1.Fault) []fault.Problem {
-			pause := spec.GetProcessPause()
-			p := check.Problems{Prefix: "processPause"}
-			if s := pause.GetSignal(); s != "" && s != "SIGSTOP" {
-				p.Add("signal", "%q does not pause; allowed is SIGSTOP, or nothing for the cgroup freezer", s)
-			}
-			validateTimes(&p, spec, pause)
-			p.NoFilter(spec, "processPause")
 			return p.List()
 		},
 	}

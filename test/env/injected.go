@@ -1,0 +1,86 @@
+//go:build linux
+
+package env
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/kernel"
+)
+
+// Injected is a fault that a test has begun without an engine.
+type Injected struct {
+	fault.Injection
+	Plan     *fault.Plan
+	Recorder *Recorder
+	t        testing.TB
+}
+
+// Plan plans a fault that must be valid.
+func Plan(t testing.TB, kind fault.Kind, spec *v1.Fault, log *slog.Logger, targets ...fault.Cgroup) (*fault.Plan, error) {
+	t.Helper()
+	if problems := kind.Validate(spec); len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	root := CgroupRoot(t)
+	return kind.Plan(t.Context(), fault.Request{
+		Spec:       spec,
+		Cgroups:    targets,
+		Observe:    spec.GetObserve(),
+		Prober:     kernel.NewProber(root, log),
+		CgroupRoot: root,
+		Log:        log,
+	})
+}
+
+// Inject plans, injects and starts a fault. It is taken back with the test at
+// the latest.
+func Inject(t testing.TB, kind fault.Kind, spec *v1.Fault, log *slog.Logger, targets ...fault.Cgroup) *Injected {
+	t.Helper()
+	plan, err := Plan(t, kind, spec, log, targets...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := &Injected{Plan: plan, Recorder: &Recorder{}, t: t}
+	if i.Injection, err = plan.Inject(t.Context(), i.Recorder); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(i.End)
+	if err := i.Start(fault.Lease{Deadline: fault.BootTime() + uint64(time.Minute)}); err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+// Count returns the counters.
+func (i *Injected) Count() fault.Counters {
+	i.t.Helper()
+	counters, err := i.Counters()
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	return counters
+}
+
+// End takes the fault back, and fails the test when anything is left.
+func (i *Injected) End() {
+	i.t.Helper()
+	if err := i.Revert(context.Background()); err != nil {
+		i.t.Error(err)
+	}
+	differences, err := i.Recorder.Differences()
+	if err != nil || len(differences) > 0 {
+		i.t.Errorf("differences %q, %v", differences, err)
+	}
+	for _, undo := range i.Recorder.Open() {
+		i.t.Errorf("still to be undone: %s", undo.Describe())
+	}
+}
