@@ -10,11 +10,12 @@ import (
 
 	"faultline.dev/faultline/bpf/tc"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/pin"
 )
 
-// hookFunc puts program on the egress of one interface and returns the way
+// hookFunc puts the program on the egress of one interface and returns the way
 // back. On an error nothing is left.
-type hookFunc func(ctx context.Context, i iface, program *ebpf.Program, rec fault.Recorder) (unhookFunc, error)
+type hookFunc func(ctx context.Context, e *egress, i iface) (unhookFunc, error)
 
 type unhookFunc func(context.Context) error
 
@@ -29,14 +30,15 @@ var tcxHook = hook{program: tc.ObjectsProgFlTcxEgress, attach: attachTCX}
 
 var clsHook = hook{program: tc.ObjectsProgFlClsEgress, attach: attachCls}
 
-// attachTCX makes a link that ends with its descriptor. It goes before all
-// other programs: one that comes first and passes the packet on ends the chain.
-func attachTCX(_ context.Context, i iface, program *ebpf.Program, _ fault.Recorder) (unhookFunc, error) {
+// attachTCX makes a link that ends with its descriptor, unless it is pinned. It
+// goes before all other programs: one that comes first and passes the packet on
+// ends the chain.
+func attachTCX(_ context.Context, e *egress, i iface) (unhookFunc, error) {
 	var l link.Link
 	err := i.namespace.do(func() (err error) {
 		l, err = link.AttachTCX(link.TCXOptions{
 			Interface: i.index,
-			Program:   program,
+			Program:   e.program,
 			Attach:    ebpf.AttachTCXEgress,
 			Anchor:    link.Head(),
 		})
@@ -45,11 +47,16 @@ func attachTCX(_ context.Context, i iface, program *ebpf.Program, _ fault.Record
 	if err != nil {
 		return nil, fmt.Errorf("attaching to %s: %w", i, err)
 	}
+	if e.pins != nil {
+		if err := e.pins.Pin(tcxPin(i), l); err != nil {
+			return nil, errors.Join(err, detach(l))
+		}
+	}
 	return func(context.Context) error { return detach(l) }, nil
 }
 
-func attachCls(ctx context.Context, i iface, program *ebpf.Program, rec fault.Recorder) (unhookFunc, error) {
-	undone, err := addTCFilter(ctx, i, program, rec)
+func attachCls(ctx context.Context, e *egress, i iface) (unhookFunc, error) {
+	undone, err := addTCFilter(ctx, i, e.program, e.rec)
 	if err != nil {
 		return nil, err
 	}
@@ -62,9 +69,13 @@ type egress struct {
 	hook    hook
 	program *ebpf.Program
 	rec     fault.Recorder
+	// pins is nil for a fault that ends with its process.
+	pins    *pin.Pins
 	cgroups []fault.Cgroup
 
 	hooked map[place]unhookFunc
+	// rest is what an earlier process has left that hooks nothing any more.
+	rest []unhookFunc
 	// held are the namespaces that are kept open for the hooks in them.
 	held map[uint64]*namespace
 }
@@ -110,7 +121,7 @@ func (e *egress) refreshNamespace(ctx context.Context, ns *namespace, peers *pee
 			errs = append(errs, err)
 			continue
 		}
-		unhook, err := e.hook.attach(ctx, i, e.program, e.rec)
+		unhook, err := e.hook.attach(ctx, e, i)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -130,6 +141,15 @@ func (e *egress) revert(ctx context.Context) error {
 		}
 		delete(e.hooked, at)
 	}
+	// Older than all that is in hooked: last.
+	var open []unhookFunc
+	for _, unhook := range e.rest {
+		if err := unhook(ctx); err != nil {
+			errs = append(errs, err)
+			open = append(open, unhook)
+		}
+	}
+	e.rest = open
 	return errors.Join(errs...)
 }
 

@@ -19,7 +19,12 @@ import (
 	"faultline.dev/faultline/test/vm/kernels"
 )
 
-func TestMain(m *testing.M) { env.Main(m, env.Traffic()) }
+func TestMain(m *testing.M) {
+	env.MountBPF()
+	workloads := env.Traffic()
+	workloads["inject"] = inject
+	env.Main(m, workloads)
+}
 
 const seed = 42
 

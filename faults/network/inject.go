@@ -14,31 +14,39 @@ import (
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/cgroupskb"
-	"faultline.dev/faultline/bpf/tc"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/pin"
 )
 
 // injection is an active fault of the family.
 type injection struct {
 	plan  *plan
 	start uint64
-	// maps are those of bpf/cgroupskb; bpf/tc shares some of them.
-	maps     map[string]*ebpf.Map
-	programs map[string]*ebpf.Program
-	links    []link.Link
-	egress   *egress
-	events   *sampler
+	// maps are those of bpf/cgroupskb; bpf/tc shares some of them, and has
+	// hookMaps of its own.
+	maps, hookMaps map[string]*ebpf.Map
+	programs       map[string]*ebpf.Program
+	links          []link.Link
+	egress         *egress
+	// pins keep all of it when the process ends; nil for a fault that ends
+	// with it.
+	pins   *pin.Pins
+	events *sampler
 	// final holds the counters once everything is detached.
 	final *fault.Counters
 }
 
 // inject attaches everything. It idles until the lease is written.
 func (p *plan) inject(ctx context.Context, rec fault.Recorder) (fault.Injection, error) {
-	in := &injection{plan: p, programs: map[string]*ebpf.Program{}}
+	in := newInjection(p)
 	if err := in.set(ctx, rec); err != nil {
 		return nil, errors.Join(err, in.Revert(context.WithoutCancel(ctx)))
 	}
 	return in, nil
+}
+
+func newInjection(p *plan) *injection {
+	return &injection{plan: p, programs: map[string]*ebpf.Program{}}
 }
 
 func (in *injection) set(ctx context.Context, rec fault.Recorder) error {
@@ -53,6 +61,19 @@ func (in *injection) set(ctx context.Context, rec fault.Recorder) error {
 	if err := in.load(mark); err != nil {
 		return err
 	}
+	if in.plan.hook != nil {
+		if err := in.loadHook(mark); err != nil {
+			return err
+		}
+	}
+	if rec.PinDir() != "" {
+		if in.pins, err = pin.New(ctx, rec); err != nil {
+			return err
+		}
+		if err := in.pinObjects(); err != nil {
+			return err
+		}
+	}
 	if in.events, err = newSampler(in.maps[cgroupskb.ObjectsMapFlEvents]); err != nil {
 		return err
 	}
@@ -60,7 +81,7 @@ func (in *injection) set(ctx context.Context, rec fault.Recorder) error {
 		return err
 	}
 	if in.plan.hook != nil {
-		if err := in.hook(ctx, mark, rec); err != nil {
+		if err := in.hook(ctx, rec); err != nil {
 			return err
 		}
 	}
@@ -71,6 +92,9 @@ func (in *injection) set(ctx context.Context, rec fault.Recorder) error {
 		if err := in.attach(cgroup); err != nil {
 			return err
 		}
+	}
+	if in.pins != nil {
+		return in.pins.Commit()
 	}
 	return nil
 }
@@ -90,178 +114,23 @@ func newMark() (uint32, error) {
 	return binary.NativeEndian.Uint32(b[:]) | 1, nil
 }
 
-func (in *injection) load(mark uint32) error {
-	spec, err := cgroupskb.LoadObjects()
-	if err != nil {
-		return err
-	}
-	config := cgroupskb.ObjectsFlConfig{Mark: mark}
-	d := in.plan.dice
-	config.Dice.Seed = d.Seed
-	config.Dice.Skip, config.Dice.Every, config.Dice.First = d.Skip, d.Every, d.First
-	config.Dice.Probability = d.Probability
-	config.Dice.Model = uint32(d.Model)
-	config.Dice.Loss, config.Dice.Correlation = d.Loss, d.Correlation
-	config.Dice.GoodToBad, config.Dice.BadToGood = d.GoodToBad, d.BadToGood
-	config.Dice.LossGood, config.Dice.LossBad = d.LossGood, d.LossBad
-	config.Dice.Ramp = d.Ramp
-	config.Dice.PulseOn, config.Dice.PulsePeriod = d.PulseOn, d.PulsePeriod
-	config.Filter.Flags, config.Filter.Protocol = in.plan.filterFlags(), filterProtocol(in.plan.filter.protocol)
-	if in.plan.req.Observe {
-		config.Observe = 1
-	}
-	if err := spec.Variables[cgroupskb.ObjectsVarFlConfig].Set(config); err != nil {
-		return fmt.Errorf("configuring programs: %w", err)
-	}
-	collection, err := load(spec, nil, in.plan.egressProgram, in.plan.ingressProgram)
-	if err != nil {
-		return err
-	}
-	in.maps = collection.Maps
-	in.keep(collection)
-	return nil
+// hook puts the interfaces' program where the target's packets leave. It idles
+// until packets are marked.
+func (in *injection) hook(ctx context.Context, rec fault.Recorder) error {
+	in.egress = in.newEgress(rec)
+	return in.egress.refresh(ctx, in.plan.peers)
 }
 
-func (in *injection) keep(collection *ebpf.Collection) {
-	for name, program := range collection.Programs {
-		in.programs[name] = program
-	}
-}
-
-// load loads the named programs of spec and the maps that go with them.
-func load(spec *ebpf.CollectionSpec, shared map[string]*ebpf.Map, wanted ...string) (*ebpf.Collection, error) {
-	programs := map[string]*ebpf.ProgramSpec{}
-	for _, name := range wanted {
-		if name != "" {
-			programs[name] = spec.Programs[name]
-		}
-	}
-	spec.Programs = programs
-	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
-	if err != nil {
-		return nil, fmt.Errorf("loading programs: %w", err)
-	}
-	return collection, nil
-}
-
-// Flags of enum fl_filter_flag.
-const (
-	filterPeers         = 1 << 0
-	filterExcludedPeers = 1 << 1
-	filterPorts         = 1 << 2
-	filterLocalPorts    = 1 << 3
-	filterExemptSSH     = 1 << 4
-	filterExempt        = 1 << 5
-	filterNew           = 1 << 6
-	filterEstablished   = 1 << 7
-	filterNeedsPorts    = 1 << 8
-)
-
-func (p *plan) filterFlags() uint32 {
-	var flags uint32
-	for flag, set := range map[uint32]bool{
-		filterPeers:         !p.filter.everybody(),
-		filterExcludedPeers: len(p.filter.excluded) > 0,
-		filterPorts:         p.filter.ports != nil,
-		filterLocalPorts:    p.filter.localPorts != nil,
-		filterExemptSSH:     p.filter.exemptSSH,
-		filterExempt:        len(p.exempt()) > 0,
-		filterNew:           p.filter.connections == v1.Filter_NEW,
-		filterEstablished:   p.filter.connections == v1.Filter_ESTABLISHED,
-		filterNeedsPorts:    p.filter.needsPorts,
-	} {
-		if set {
-			flags |= flag
-		}
-	}
-	return flags
-}
-
-// filterProtocol gives the values of enum fl_filter_protocol.
-func filterProtocol(protocol v1.Filter_Protocol) uint32 {
-	switch protocol {
-	case v1.Filter_TCP:
-		return 1
-	case v1.Filter_UDP:
-		return 2
-	case v1.Filter_ICMP:
-		return 3
-	default:
-		return 0
-	}
-}
-
-// fill writes the filter's lists.
-func (in *injection) fill() error {
-	p := in.plan
-	if err := putPrefixes(in.maps[cgroupskb.ObjectsMapFlPeers], p.peers.list()); err != nil {
-		return err
-	}
-	if err := putPrefixes(in.maps[cgroupskb.ObjectsMapFlExcluded], p.filter.excluded); err != nil {
-		return err
-	}
-	for first, set := range map[uint32]*portSet{0: p.filter.ports, 1024: p.filter.localPorts} {
-		if set == nil {
-			continue
-		}
-		for word, bits := range set {
-			if err := in.maps[cgroupskb.ObjectsMapFlPorts].Put(first+uint32(word), bits); err != nil {
-				return fmt.Errorf("writing ports: %w", err)
-			}
-		}
-	}
-	for _, address := range p.exempt() {
-		key := cgroupskb.ObjectsFlEndpoint{Port: address.Port()}
-		key.Address.Bytes = address.Addr().As16()
-		if err := in.maps[cgroupskb.ObjectsMapFlExempt].Put(key, uint8(1)); err != nil {
-			return fmt.Errorf("writing exempt address %s: %w", address, err)
-		}
-	}
-	return nil
-}
-
-// hook loads the interfaces' program and puts it where the target's packets
-// leave. It idles until packets are marked.
-func (in *injection) hook(ctx context.Context, mark uint32, rec fault.Recorder) error {
-	spec, err := tc.LoadObjects()
-	if err != nil {
-		return err
-	}
-	config := tc.ObjectsFlTcConfig{Mark: mark}
-	for _, cgroup := range in.plan.req.Cgroups {
-		config.Levels |= 1 << cgroup.Level
-	}
-	if err := spec.Variables[tc.ObjectsVarFlTcConfig].Set(config); err != nil {
-		return fmt.Errorf("configuring programs: %w", err)
-	}
-	collection, err := load(spec, map[string]*ebpf.Map{
-		tc.ObjectsMapFlLease: in.maps[cgroupskb.ObjectsMapFlLease],
-		tc.ObjectsMapFlStats: in.maps[cgroupskb.ObjectsMapFlStats],
-	}, in.plan.hook.program)
-	if err != nil {
-		return err
-	}
-	in.keep(collection)
-	// The maps live as long as the programs that use them.
-	defer func() {
-		for _, m := range collection.Maps {
-			_ = m.Close()
-		}
-	}()
-	for _, cgroup := range in.plan.req.Cgroups {
-		if err := collection.Maps[tc.ObjectsMapFlTargets].Put(cgroup.ID, uint8(1)); err != nil {
-			return fmt.Errorf("writing target %s: %w", cgroup.Path, err)
-		}
-	}
-	in.egress = &egress{
+func (in *injection) newEgress(rec fault.Recorder) *egress {
+	return &egress{
 		hook:    *in.plan.hook,
 		program: in.programs[in.plan.hook.program],
 		rec:     rec,
+		pins:    in.pins,
 		cgroups: in.plan.req.Cgroups,
 		hooked:  map[place]unhookFunc{},
 		held:    map[uint64]*namespace{},
 	}
-	return in.egress.refresh(ctx, in.plan.peers)
 }
 
 func (in *injection) attach(cgroup fault.Cgroup) error {
@@ -270,16 +139,7 @@ func (in *injection) attach(cgroup fault.Cgroup) error {
 		return err
 	}
 	defer func() { _ = dir.Close() }()
-	for _, hook := range []struct {
-		program string
-		attach  ebpf.AttachType
-	}{
-		{in.plan.egressProgram, ebpf.AttachCGroupInetEgress},
-		{in.plan.ingressProgram, ebpf.AttachCGroupInetIngress},
-	} {
-		if hook.program == "" {
-			continue
-		}
+	for _, hook := range in.plan.cgroupHooks() {
 		l, err := link.AttachRawLink(link.RawLinkOptions{
 			Target:  int(dir.Fd()),
 			Program: in.programs[hook.program],
@@ -292,20 +152,38 @@ func (in *injection) attach(cgroup fault.Cgroup) error {
 			return fmt.Errorf("attaching to %s: %w", cgroup.Path, err)
 		}
 		in.links = append(in.links, l)
+		if in.pins != nil {
+			if err := in.pins.Pin(hook.pin(cgroup), l); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
-// detach ends a link. Closing alone would do, but leaves the detaching to a
-// worker of the kernel, some time later (bpf_link_put); this waits for it.
-func detach(l link.Link) error {
-	err := l.Detach()
-	// The link of an interface or cgroup that is gone is detached already
-	// (ENOLINK, EINVAL by kernel); before 5.9 there is no detaching.
-	if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.ENOLINK) || errors.Is(err, unix.EINVAL) {
-		err = nil
+// cgroupHook is one of the packet hooks of the target's cgroups.
+type cgroupHook struct {
+	direction string
+	program   string
+	attach    ebpf.AttachType
+}
+
+// cgroupHooks are those that the plan uses.
+func (p *plan) cgroupHooks() (list []cgroupHook) {
+	if p.egressProgram != "" {
+		list = append(list, cgroupHook{"egress", p.egressProgram, ebpf.AttachCGroupInetEgress})
 	}
-	if err != nil {
+	if p.ingressProgram != "" {
+		list = append(list, cgroupHook{"ingress", p.ingressProgram, ebpf.AttachCGroupInetIngress})
+	}
+	return list
+}
+
+// detach ends a link. Closing alone would do for one that is not pinned, but
+// leaves the detaching to a worker of the kernel, some time later
+// (bpf_link_put); this waits for it.
+func detach(l link.Link) error {
+	if err := pin.Detach(l); err != nil {
 		return err
 	}
 	return l.Close()
@@ -361,7 +239,7 @@ func (in *injection) Events() []*v1.Event {
 }
 
 // Revert implements fault.Injection. First nothing more is marked, then
-// nothing more is lost, and then the way out is cleared.
+// nothing more is lost, then the way out is cleared, and the pins go last.
 func (in *injection) Revert(ctx context.Context) error {
 	var errs []error
 	var open []link.Link
@@ -377,6 +255,13 @@ func (in *injection) Revert(ctx context.Context) error {
 	}
 	if in.start != 0 && in.final == nil {
 		errs = append(errs, in.Renew(fault.Lease{}))
+	}
+	if in.pins != nil {
+		err := in.pins.Remove(ctx)
+		if err == nil {
+			in.pins = nil
+		}
+		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -404,6 +289,9 @@ func (in *injection) close() error {
 	for _, m := range in.maps {
 		errs = append(errs, m.Close())
 	}
-	in.programs, in.maps = nil, nil
+	for _, m := range in.hookMaps {
+		errs = append(errs, m.Close())
+	}
+	in.programs, in.maps, in.hookMaps = nil, nil, nil
 	return errors.Join(errs...)
 }

@@ -56,7 +56,10 @@ func TestForgedMarkIsNoReason(t *testing.T) {
 	if err := in.load(mark); err != nil {
 		t.Fatal(err)
 	}
-	if err := in.hook(t.Context(), mark, straight{}); err != nil {
+	if err := in.loadHook(mark); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.hook(t.Context(), straight{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := in.Start(fault.Lease{Deadline: fault.BootTime() + uint64(time.Minute)}); err != nil {

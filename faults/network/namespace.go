@@ -82,24 +82,13 @@ func closeAll(list []*namespace) error {
 	return errors.Join(errs...)
 }
 
-// findNamespace looks for a namespace by its inode: with the processes, then
-// with the mounts that keep a namespace without any. It returns nil when it is
+// findNamespace looks for a namespace by its inode. It returns nil when it is
 // nowhere: the kernel removes a namespace that nobody holds, with all that was
 // in it.
 func findNamespace(inode uint64) (*namespace, error) {
-	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
-	if err != nil {
-		return nil, err
-	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	paths, err := namespacePaths()
 	if err != nil {
 		return nil, fmt.Errorf("looking for network namespace %d: %w", inode, err)
-	}
-	for line := range strings.Lines(string(mounts)) {
-		// mount id, parent, device, root, mount point (proc_pid_mountinfo(5))
-		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[3], "net:[") {
-			paths = append(paths, fields[4])
-		}
 	}
 	for _, path := range paths {
 		var stat unix.Stat_t
@@ -115,6 +104,53 @@ func findNamespace(inode uint64) (*namespace, error) {
 		}
 	}
 	return nil, nil
+}
+
+// namespacePaths lists where network namespaces can be opened: with the
+// processes, then at the mounts that keep one without any.
+func namespacePaths() ([]string, error) {
+	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		// mount id, parent, device, root, mount point (proc_pid_mountinfo(5))
+		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[3], "net:[") {
+			paths = append(paths, fields[4])
+		}
+	}
+	return paths, nil
+}
+
+// eachNamespace calls fn with every network namespace, once, and goes on after
+// errors.
+func eachNamespace(fn func(*namespace) error) error {
+	paths, err := namespacePaths()
+	if err != nil {
+		return fmt.Errorf("looking for network namespaces: %w", err)
+	}
+	var errs []error
+	seen := map[uint64]bool{}
+	for _, path := range paths {
+		var stat unix.Stat_t
+		if unix.Stat(path, &stat) != nil || seen[stat.Ino] {
+			continue
+		}
+		ns, err := openNamespace(path)
+		if err != nil {
+			continue // its process has just ended
+		}
+		if !seen[ns.inode] {
+			seen[ns.inode] = true
+			errs = append(errs, fn(ns))
+		}
+		_ = ns.close()
+	}
+	return errors.Join(errs...)
 }
 
 // do runs fn inside the namespace, on a thread of its own: one that can't be

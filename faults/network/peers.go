@@ -24,6 +24,8 @@ type peerSet struct {
 	filter   *filter
 	resolver fault.Resolver
 	resolved time.Time
+	// pending are not yet in the trie.
+	pending []netip.Prefix
 }
 
 func newPeerSet(ctx context.Context, f *filter, resolver fault.Resolver) (*peerSet, error) {
@@ -55,6 +57,10 @@ func (s *peerSet) add(prefixes []netip.Prefix) []netip.Prefix {
 // refresh looks the hosts up again, at most once in resolveInterval, and puts
 // new addresses into the trie. What was known stays when a look-up fails.
 func (s *peerSet) refresh(ctx context.Context, trie *ebpf.Map) error {
+	if err := putPrefixes(trie, s.pending); err != nil {
+		return err
+	}
+	s.pending = nil
 	if len(s.filter.hosts) == 0 || time.Since(s.resolved) < resolveInterval {
 		return nil
 	}
@@ -64,6 +70,32 @@ func (s *peerSet) refresh(ctx context.Context, trie *ebpf.Map) error {
 		return err
 	}
 	return putPrefixes(trie, s.add(found))
+}
+
+// merge takes over what a trie knows from earlier look-ups. What the trie does
+// not know is put there with the next refresh.
+func (s *peerSet) merge(trie *ebpf.Map) error {
+	var known []netip.Prefix
+	var key cgroupskb.ObjectsFlPrefix
+	var value uint8
+	entries := trie.Iterate()
+	for entries.Next(&key, &value) {
+		addr, bits := netip.AddrFrom16(key.Address.Bytes), int(key.Length)
+		if addr.Is4In6() && bits >= 96 {
+			addr, bits = addr.Unmap(), bits-96
+		}
+		known = append(known, netip.PrefixFrom(addr, bits))
+	}
+	if err := entries.Err(); err != nil {
+		return fmt.Errorf("reading peers: %w", err)
+	}
+	for _, prefix := range s.prefixes {
+		if !slices.Contains(known, prefix) {
+			s.pending = append(s.pending, prefix)
+		}
+	}
+	s.add(known)
+	return nil
 }
 
 func putPrefixes(trie *ebpf.Map, prefixes []netip.Prefix) error {

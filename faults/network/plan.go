@@ -16,6 +16,7 @@ import (
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/dice"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/pin"
 )
 
 // Limits of bpf/tc.
@@ -39,6 +40,22 @@ type plan struct {
 	warnings []string
 }
 
+// Who takes a change back.
+const (
+	undoByKernel = "kernel (the link ends with the process)"
+	undoPinned   = "journal; without an agent the lease in the kernel ends it"
+)
+
+// pinned tells whether the fault is to outlive the process.
+func (p *plan) pinned() bool { return p.req.Spec.GetPersistence() == v1.Fault_PINNED }
+
+func (p *plan) undo(otherwise string) string {
+	if p.pinned() {
+		return undoPinned
+	}
+	return otherwise
+}
+
 func newPlan(ctx context.Context, req fault.Request) (*plan, error) {
 	parsed, problems := parseFilter(req.Spec.GetFilter())
 	if len(problems) > 0 {
@@ -49,6 +66,11 @@ func newPlan(ctx context.Context, req fault.Request) (*plan, error) {
 		return nil, errors.Join(errs...)
 	}
 	p := &plan{req: req, filter: parsed, dice: dice.New(req.Seed, req.Spec)}
+	if p.pinned() {
+		if err := pin.Available(); err != nil {
+			return nil, fmt.Errorf("persistence PINNED is %w: %w", fault.ErrUnavailable, err)
+		}
+	}
 	for _, cgroup := range req.Cgroups {
 		if cgroup.Level >= levelsMax {
 			return nil, fmt.Errorf("%s is %d levels below the root of the hierarchy; at most %d are supported", cgroup.Path, cgroup.Level, levelsMax-1)
@@ -78,6 +100,14 @@ func (p *plan) finish(mechanism, what string) (*fault.Plan, error) {
 		Mechanism: mechanism,
 		Claims:    []fault.Claim{Packets{Cgroups: p.req.Cgroups, Filter: p.req.Spec.GetFilter(), Peers: p.peers.list()}},
 		Inject:    p.inject,
+		Adopt:     p.adopt,
+	}
+	if p.pinned() {
+		out.Changes = append(out.Changes, &v1.Change{
+			Object: "directory in " + pin.Root,
+			Action: "pin the maps, programs and links of the fault",
+			Undo:   undoPinned,
+		})
 	}
 	for _, cgroup := range p.req.Cgroups {
 		for _, program := range []struct{ hook, name string }{{"egress", p.egressProgram}, {"ingress", p.ingressProgram}} {
@@ -87,7 +117,7 @@ func (p *plan) finish(mechanism, what string) (*fault.Plan, error) {
 			out.Changes = append(out.Changes, &v1.Change{
 				Object: "cgroup " + cgroup.Path,
 				Action: fmt.Sprintf("attach program %s to cgroup_skb %s", program.name, program.hook),
-				Undo:   "kernel (the link ends with the process)",
+				Undo:   p.undo(undoByKernel),
 			})
 		}
 	}
@@ -115,11 +145,11 @@ func (p *plan) interfaceChanges() (list []*v1.Change, err error) {
 	}
 	change := v1.Change{
 		Action: "attach program " + p.hook.program + " as a tcx link to egress",
-		Undo:   "kernel (the link ends with the process)",
+		Undo:   p.undo(undoByKernel),
 	}
 	if p.hook == &clsHook {
 		change.Action = "add clsact, where it is missing, and a cls_bpf filter with program " + p.hook.program + " to egress"
-		change.Undo = "journal"
+		change.Undo = p.undo("journal")
 	}
 	for _, ns := range namespaces {
 		interfaces, err := outgoing(ns, p.peers.list())

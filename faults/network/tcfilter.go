@@ -20,18 +20,16 @@ import (
 const filterPrefix = "faultline-"
 
 // TCFilter undoes a cls_bpf filter at the egress of an interface, and the
-// clsact qdisc under it when it was made for the filter. The kernel keeps both
-// when the process that made them ends.
+// clsact qdisc under it when it carries our mark and nobody uses it any more.
+// The kernel keeps both when the process that made them ends.
 type TCFilter struct {
 	// NetNS is the inode of the network namespace.
 	NetNS     uint64 `json:"netns"`
 	Interface string `json:"interface"`
 	// Index finds the interface, also after it was renamed.
 	Index int `json:"index"`
-	// Name is the filter's own, and unique.
+	// Name is the filter's own, and unique; "" is for a clsact alone.
 	Name string `json:"name"`
-	// Clsact says that the qdisc was not there before.
-	Clsact bool `json:"clsact"`
 }
 
 // TCFilterKind is the name of TCFilter in the journal.
@@ -42,11 +40,12 @@ func (TCFilter) Kind() string { return TCFilterKind }
 
 // Describe implements fault.Undo.
 func (f TCFilter) Describe() string {
-	what := fmt.Sprintf("remove cls_bpf filter %s from the egress of interface %s (index %d) in netns %d", f.Name, f.Interface, f.Index, f.NetNS)
-	if f.Clsact {
-		what += ", and clsact if nobody else uses it"
+	const clsact = "clsact if it is faultline's and nobody uses it"
+	at := fmt.Sprintf("interface %s (index %d) in netns %d", f.Interface, f.Index, f.NetNS)
+	if f.Name == "" {
+		return fmt.Sprintf("remove from %s %s", at, clsact)
 	}
-	return what
+	return fmt.Sprintf("remove cls_bpf filter %s from the egress of %s, and %s", f.Name, at, clsact)
 }
 
 // Survives implements fault.Undo.
@@ -55,6 +54,11 @@ func (TCFilter) Survives() bool { return false }
 // Undo implements fault.Undo. A namespace, interface, filter or qdisc that is
 // gone has nothing to undo.
 func (f TCFilter) Undo(context.Context) error {
+	return f.at(f.remove)
+}
+
+// at calls fn with the interface, where it still exists.
+func (f TCFilter) at(fn func(*namespace, *netlink.Handle, netlink.Link) error) error {
 	ns, err := findNamespace(f.NetNS)
 	if err != nil || ns == nil {
 		return err
@@ -72,58 +76,22 @@ func (f TCFilter) Undo(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("looking for interface %d in %s: %w", f.Index, ns, err)
 	}
+	return fn(ns, h, link)
+}
+
+func (f TCFilter) remove(ns *namespace, h *netlink.Handle, link netlink.Link) error {
 	filters, err := egressFilters(h, link)
 	if err != nil {
 		return err
 	}
 	for _, filter := range filters {
-		if bpf, ok := filter.(*netlink.BpfFilter); ok && filterName(bpf) == f.Name {
+		if bpf, ok := filter.(*netlink.BpfFilter); ok && f.Name != "" && filterName(bpf) == f.Name {
 			if err := h.FilterDel(bpf); err != nil && !errors.Is(err, unix.ENOENT) {
 				return fmt.Errorf("removing filter %s from %s: %w", f.Name, f.Interface, err)
 			}
 		}
 	}
-	if !f.Clsact {
-		return nil
-	}
-	return removeIdleClsact(h, link)
-}
-
-// removeIdleClsact removes clsact unless somebody has a filter on it.
-func removeIdleClsact(h *netlink.Handle, link netlink.Link) error {
-	present, err := hasClsact(h, link)
-	if err != nil || !present {
-		return err
-	}
-	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		filters, err := h.FilterList(link, parent)
-		if err != nil {
-			return fmt.Errorf("listing the filters of %s: %w", link.Attrs().Name, err)
-		}
-		if len(filters) > 0 {
-			return nil
-		}
-	}
-	if err := h.QdiscDel(clsact(link)); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("removing clsact from %s: %w", link.Attrs().Name, err)
-	}
-	return nil
-}
-
-func clsact(link netlink.Link) *netlink.Clsact {
-	return &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: link.Attrs().Index,
-		Handle:    netlink.MakeHandle(0xffff, 0),
-		Parent:    netlink.HANDLE_CLSACT,
-	}}
-}
-
-func hasClsact(h *netlink.Handle, link netlink.Link) (bool, error) {
-	qdiscs, err := h.QdiscList(link)
-	if err != nil {
-		return false, fmt.Errorf("listing the qdiscs of %s: %w", link.Attrs().Name, err)
-	}
-	return slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "clsact" }), nil
+	return removeIdleClsact(ns, h, link)
 }
 
 // egressFilters lists the filters of clsact's egress; without clsact there are
@@ -147,6 +115,10 @@ func filterName(filter *netlink.BpfFilter) string {
 	return name
 }
 
+// addTries is how often a filter is added again whose clsact another process
+// has just removed as idle.
+const addTries = 10
+
 // addTCFilter puts program on the egress of an interface, behind a journal
 // record. On an error nothing is left.
 func addTCFilter(ctx context.Context, i iface, program *ebpf.Program, rec fault.Recorder) (fault.Undone, error) {
@@ -159,26 +131,16 @@ func addTCFilter(ctx context.Context, i iface, program *ebpf.Program, rec fault.
 	if err != nil {
 		return nil, fmt.Errorf("looking for %s: %w", i, err)
 	}
-	present, err := hasClsact(h, link)
-	if err != nil {
-		return nil, err
-	}
 	filters, err := egressFilters(h, link)
 	if err != nil {
 		return nil, err
 	}
 	name := filterPrefix + randomHex()
-	undone, err := rec.Record(TCFilter{NetNS: i.namespace.inode, Interface: i.name, Index: i.index, Name: name, Clsact: !present})
+	undone, err := rec.Record(TCFilter{NetNS: i.namespace.inode, Interface: i.name, Index: i.index, Name: name})
 	if err != nil {
 		return nil, err
 	}
-	back := func(err error) (fault.Undone, error) { return nil, errors.Join(err, undone.Undo(ctx)) }
-	if !present {
-		if err := h.QdiscAdd(clsact(link)); err != nil && !errors.Is(err, unix.EEXIST) {
-			return back(fmt.Errorf("adding clsact to %s: %w", i, err))
-		}
-	}
-	err = h.FilterAdd(&netlink.BpfFilter{
+	filter := &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
 			LinkIndex: i.index,
 			Parent:    netlink.HANDLE_MIN_EGRESS,
@@ -188,11 +150,21 @@ func addTCFilter(ctx context.Context, i iface, program *ebpf.Program, rec fault.
 		Fd:           program.FD(),
 		Name:         name,
 		DirectAction: true,
-	})
-	if err != nil {
-		return back(fmt.Errorf("adding a cls_bpf filter to %s: %w", i, err))
 	}
-	return undone, nil
+	for try := 1; ; try++ {
+		if err = addClsact(i.namespace, i.index); err != nil {
+			err = fmt.Errorf("adding clsact to %s: %w", i, err)
+			break
+		}
+		if err = h.FilterAdd(filter); err == nil {
+			return undone, nil
+		}
+		err = fmt.Errorf("adding a cls_bpf filter to %s: %w", i, err)
+		if present, look := hasClsact(h, link); present || look != nil || try == addTries {
+			break
+		}
+	}
+	return nil, errors.Join(err, undone.Undo(ctx))
 }
 
 // firstPriority is the lowest priority that a filter of ours can have: one

@@ -89,10 +89,9 @@ func (w interfaceWatch) Key() string {
 	return fmt.Sprintf("interface %s in netns %d", w.name, w.netns)
 }
 
-// Differences takes a clsact that was not there before for ours.
 func (w interfaceWatch) Differences(before, after []string) []string {
 	return fault.Compare(before, after, func(line string) bool {
-		return strings.Contains(line, " "+programPrefix) || strings.Contains(line, " "+filterPrefix) || strings.HasPrefix(line, "qdisc clsact")
+		return strings.Contains(line, " "+programPrefix) || strings.Contains(line, " "+filterPrefix) || strings.HasSuffix(line, clsactOurs)
 	})
 }
 
@@ -125,7 +124,11 @@ func (w interfaceWatch) state(ns *namespace) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	lines, err := queueing(h, l)
+	ours, err := clsacts(ns)
+	if err != nil {
+		return nil, err
+	}
+	lines, err := queueing(h, l, ours[w.index])
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +149,10 @@ func (w interfaceWatch) state(ns *namespace) ([]string, error) {
 	return lines, err
 }
 
-func queueing(h *netlink.Handle, l netlink.Link) ([]string, error) {
+// clsactOurs stands behind a clsact that carries our mark.
+const clsactOurs = " (faultline's)"
+
+func queueing(h *netlink.Handle, l netlink.Link, ours bool) ([]string, error) {
 	qdiscs, err := h.QdiscList(l)
 	if err != nil {
 		return nil, err
@@ -154,10 +160,15 @@ func queueing(h *netlink.Handle, l netlink.Link) ([]string, error) {
 	var lines []string
 	for _, qdisc := range qdiscs {
 		attrs := qdisc.Attrs()
-		lines = append(lines, fmt.Sprintf("qdisc %s %s parent %s", qdisc.Type(), netlink.HandleStr(attrs.Handle), netlink.HandleStr(attrs.Parent)))
+		line := fmt.Sprintf("qdisc %s %s parent %s", qdisc.Type(), netlink.HandleStr(attrs.Handle), netlink.HandleStr(attrs.Parent))
 		if qdisc.Type() != "clsact" {
+			lines = append(lines, line)
 			continue
 		}
+		if ours {
+			line += clsactOurs
+		}
+		lines = append(lines, line)
 		for _, side := range []struct {
 			name   string
 			parent uint32

@@ -1,0 +1,183 @@
+package network
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/bpf/cgroupskb"
+	"faultline.dev/faultline/bpf/tc"
+)
+
+func (in *injection) load(mark uint32) error {
+	spec, err := cgroupskb.LoadObjects()
+	if err != nil {
+		return err
+	}
+	config := in.plan.config(mark)
+	if err := spec.Variables[cgroupskb.ObjectsVarFlConfig].Set(config); err != nil {
+		return fmt.Errorf("configuring programs: %w", err)
+	}
+	collection, err := load(spec, nil, in.plan.egressProgram, in.plan.ingressProgram)
+	if err != nil {
+		return err
+	}
+	in.maps = collection.Maps
+	in.keep(collection)
+	return nil
+}
+
+func (in *injection) keep(collection *ebpf.Collection) {
+	for name, program := range collection.Programs {
+		in.programs[name] = program
+	}
+}
+
+// load loads the named programs of spec and the maps that go with them.
+func load(spec *ebpf.CollectionSpec, shared map[string]*ebpf.Map, wanted ...string) (*ebpf.Collection, error) {
+	programs := map[string]*ebpf.ProgramSpec{}
+	for _, name := range wanted {
+		if name != "" {
+			programs[name] = spec.Programs[name]
+		}
+	}
+	spec.Programs = programs
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
+	if err != nil {
+		return nil, fmt.Errorf("loading programs: %w", err)
+	}
+	return collection, nil
+}
+
+// Flags of enum fl_filter_flag.
+const (
+	filterPeers         = 1 << 0
+	filterExcludedPeers = 1 << 1
+	filterPorts         = 1 << 2
+	filterLocalPorts    = 1 << 3
+	filterExemptSSH     = 1 << 4
+	filterExempt        = 1 << 5
+	filterNew           = 1 << 6
+	filterEstablished   = 1 << 7
+	filterNeedsPorts    = 1 << 8
+)
+
+func (p *plan) filterFlags() uint32 {
+	var flags uint32
+	for flag, set := range map[uint32]bool{
+		filterPeers:         !p.filter.everybody(),
+		filterExcludedPeers: len(p.filter.excluded) > 0,
+		filterPorts:         p.filter.ports != nil,
+		filterLocalPorts:    p.filter.localPorts != nil,
+		filterExemptSSH:     p.filter.exemptSSH,
+		filterExempt:        len(p.exempt()) > 0,
+		filterNew:           p.filter.connections == v1.Filter_NEW,
+		filterEstablished:   p.filter.connections == v1.Filter_ESTABLISHED,
+		filterNeedsPorts:    p.filter.needsPorts,
+	} {
+		if set {
+			flags |= flag
+		}
+	}
+	return flags
+}
+
+// filterProtocol gives the values of enum fl_filter_protocol.
+func filterProtocol(protocol v1.Filter_Protocol) uint32 {
+	switch protocol {
+	case v1.Filter_TCP:
+		return 1
+	case v1.Filter_UDP:
+		return 2
+	case v1.Filter_ICMP:
+		return 3
+	default:
+		return 0
+	}
+}
+
+// fill writes the filter's lists.
+func (in *injection) fill() error {
+	p := in.plan
+	if err := putPrefixes(in.maps[cgroupskb.ObjectsMapFlPeers], p.peers.list()); err != nil {
+		return err
+	}
+	if err := putPrefixes(in.maps[cgroupskb.ObjectsMapFlExcluded], p.filter.excluded); err != nil {
+		return err
+	}
+	for first, set := range map[uint32]*portSet{0: p.filter.ports, 1024: p.filter.localPorts} {
+		if set == nil {
+			continue
+		}
+		for word, bits := range set {
+			if err := in.maps[cgroupskb.ObjectsMapFlPorts].Put(first+uint32(word), bits); err != nil {
+				return fmt.Errorf("writing ports: %w", err)
+			}
+		}
+	}
+	for _, address := range p.exempt() {
+		key := cgroupskb.ObjectsFlEndpoint{Port: address.Port()}
+		key.Address.Bytes = address.Addr().As16()
+		if err := in.maps[cgroupskb.ObjectsMapFlExempt].Put(key, uint8(1)); err != nil {
+			return fmt.Errorf("writing exempt address %s: %w", address, err)
+		}
+	}
+	return nil
+}
+
+// config is what the programs of bpf/cgroupskb are told once and for all.
+func (p *plan) config(mark uint32) cgroupskb.ObjectsFlConfig {
+	config := cgroupskb.ObjectsFlConfig{Mark: mark}
+	d := p.dice
+	config.Dice.Seed = d.Seed
+	config.Dice.Skip, config.Dice.Every, config.Dice.First = d.Skip, d.Every, d.First
+	config.Dice.Probability = d.Probability
+	config.Dice.Model = uint32(d.Model)
+	config.Dice.Loss, config.Dice.Correlation = d.Loss, d.Correlation
+	config.Dice.GoodToBad, config.Dice.BadToGood = d.GoodToBad, d.BadToGood
+	config.Dice.LossGood, config.Dice.LossBad = d.LossGood, d.LossBad
+	config.Dice.Ramp = d.Ramp
+	config.Dice.PulseOn, config.Dice.PulsePeriod = d.PulseOn, d.PulsePeriod
+	config.Filter.Flags, config.Filter.Protocol = p.filterFlags(), filterProtocol(p.filter.protocol)
+	if p.req.Observe {
+		config.Observe = 1
+	}
+	return config
+}
+
+// loadHook loads the interfaces' program. It shares the lease and the counters
+// with those of the cgroup.
+func (in *injection) loadHook(mark uint32) error {
+	spec, err := tc.LoadObjects()
+	if err != nil {
+		return err
+	}
+	config := tc.ObjectsFlTcConfig{Mark: mark}
+	for _, cgroup := range in.plan.req.Cgroups {
+		config.Levels |= 1 << cgroup.Level
+	}
+	if err := spec.Variables[tc.ObjectsVarFlTcConfig].Set(config); err != nil {
+		return fmt.Errorf("configuring programs: %w", err)
+	}
+	shared := map[string]*ebpf.Map{
+		tc.ObjectsMapFlLease: in.maps[cgroupskb.ObjectsMapFlLease],
+		tc.ObjectsMapFlStats: in.maps[cgroupskb.ObjectsMapFlStats],
+	}
+	collection, err := load(spec, shared, in.plan.hook.program)
+	if err != nil {
+		return err
+	}
+	in.keep(collection)
+	in.hookMaps = collection.Maps
+	for name := range shared {
+		_ = in.hookMaps[name].Close() // a second descriptor
+		delete(in.hookMaps, name)
+	}
+	for _, cgroup := range in.plan.req.Cgroups {
+		if err := in.hookMaps[tc.ObjectsMapFlTargets].Put(cgroup.ID, uint8(1)); err != nil {
+			return fmt.Errorf("writing target %s: %w", cgroup.Path, err)
+		}
+	}
+	return nil
+}

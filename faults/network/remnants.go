@@ -1,0 +1,136 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"faultline.dev/faultline/faults/fault"
+)
+
+// mine is something at an interface that carries our mark.
+type mine struct {
+	undo TCFilter
+	// program of the filter; 0 for a clsact without a filter.
+	program ebpf.ProgramID
+}
+
+// Remnants returns the undos of cls_bpf filters, and of clsacts without any
+// filter, that carry our mark in any network namespace and that no live process
+// owns: a run that is alive holds its program open. A clsact without the mark is
+// somebody else's, and is left alone, filters of ours or not.
+func Remnants() ([]fault.Undo, error) {
+	var found []mine
+	err := eachNamespace(func(ns *namespace) error {
+		list, err := marked(ns)
+		found = append(found, list...)
+		return err
+	})
+	if len(found) == 0 {
+		return nil, err
+	}
+	held, heldErr := heldPrograms()
+	if heldErr != nil {
+		return nil, errors.Join(err, heldErr)
+	}
+	var list []fault.Undo
+	for _, m := range found {
+		if m.program == 0 || !held[m.program] {
+			list = append(list, m.undo)
+		}
+	}
+	return list, err
+}
+
+// marked lists what is ours in one namespace.
+func marked(ns *namespace) ([]mine, error) {
+	ours, err := clsacts(ns)
+	if err != nil || len(ours) == 0 {
+		return nil, err
+	}
+	h, err := ns.handle()
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	var list []mine
+	var errs []error
+	for index, our := range ours {
+		link, err := h.LinkByIndex(index)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			continue
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("looking for interface %d in %s: %w", index, ns, err))
+			continue
+		}
+		undo := TCFilter{NetNS: ns.inode, Interface: link.Attrs().Name, Index: index}
+		filters, err := egressFilters(h, link)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, filter := range filters {
+			bpf, ok := filter.(*netlink.BpfFilter)
+			if ok && strings.HasPrefix(bpf.Name, filterPrefix) {
+				undo.Name = filterName(bpf)
+				list = append(list, mine{undo, ebpf.ProgramID(bpf.Id)})
+			}
+		}
+		if our && len(filters) == 0 {
+			list = append(list, mine{undo: undo})
+		}
+	}
+	return list, errors.Join(errs...)
+}
+
+// heldPrograms lists the BPF programs that processes have open
+// (proc_pid_fdinfo(5)). One that ends meanwhile has none.
+func heldPrograms() (map[ebpf.ProgramID]bool, error) {
+	fds, err := filepath.Glob("/proc/[0-9]*/fd")
+	if err != nil {
+		return nil, err
+	}
+	held := map[ebpf.ProgramID]bool{}
+	for _, dir := range fds {
+		entries, err := os.ReadDir(dir)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("looking for the owners of programs: %w", err)
+		}
+		for _, entry := range entries {
+			target, err := os.Readlink(filepath.Join(dir, entry.Name()))
+			if err != nil || target != "anon_inode:bpf-prog" {
+				continue
+			}
+			text, err := os.ReadFile(filepath.Join(dir+"info", entry.Name()))
+			if err != nil {
+				continue
+			}
+			if id, ok := programID(string(text)); ok {
+				held[id] = true
+			}
+		}
+	}
+	return held, nil
+}
+
+func programID(fdinfo string) (ebpf.ProgramID, bool) {
+	for line := range strings.Lines(fdinfo) {
+		if value, found := strings.CutPrefix(line, "prog_id:"); found {
+			id, err := strconv.ParseUint(strings.TrimSpace(value), 10, 32)
+			return ebpf.ProgramID(id), err == nil
+		}
+	}
+	return 0, false
+}
