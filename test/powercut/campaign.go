@@ -21,6 +21,8 @@ const (
 	// revertLongest is about what undoing takes in a guest: a cut in it is at a
 	// random time up to this.
 	revertLongest = 1500 * time.Millisecond
+	// quietLongest is how long a cut waits for writes.
+	quietLongest = 2 * time.Second
 )
 
 // campaign is a number of cuts on one disk.
@@ -49,7 +51,9 @@ type power struct {
 	// inRevert cuts while what the last cut left is undone, else under load.
 	inRevert bool
 	after    time.Duration
-	luck     float64
+	// writes is at which write after that time it comes; 0 for at that time.
+	writes int
+	luck   float64
 }
 
 // draw makes the choices of one cut. Half of the disks lose everything, the others
@@ -64,6 +68,11 @@ func (c *campaign) draw(number int) (power, *rand.Rand) {
 	// The first cut has nothing before it that could be undone.
 	if p.inRevert = number > 1 && random.IntN(5) == 0; p.inRevert {
 		longest = revertLongest
+	}
+	// Half of the cuts come when the disk holds something that is not flushed: that
+	// is a small part of the time.
+	if random.IntN(2) == 0 {
+		p.writes = 1 + random.IntN(8)
 	}
 	p.after = time.Duration(random.Int64N(int64(longest)))
 	return p, random
@@ -228,9 +237,22 @@ func (c *campaign) cutAfter(ctx context.Context, b *boot, before, line *cutLine,
 	timer := time.NewTimer(line.power.after)
 	defer timer.Stop()
 	reverted := undone == ""
+	now := make(chan struct{})
+	close(now)
+	var off <-chan struct{}
+	var quiet <-chan time.Time
 	for {
 		select {
 		case <-timer.C:
+			if line.power.writes == 0 {
+				off, quiet = now, nil
+				break
+			}
+			b.disk.CutAtWrite(line.power.writes)
+			off, quiet = b.disk.Gone(), time.After(quietLongest)
+		case <-quiet:
+			off, quiet = now, nil
+		case <-off:
 			if !reverted {
 				c.interrupted(before)
 			}
@@ -269,4 +291,3 @@ func copyDisk(to, from string) error {
 	}
 	return nil
 }
-

@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"time"
 
 	"faultline.dev/faultline/test/powercut/internal/disk"
 	"faultline.dev/faultline/test/powercut/internal/event"
@@ -78,15 +77,19 @@ func (c *campaign) print(l *cutLine, after string) {
 	if l.power.luck == 0 {
 		t.loseAlls++
 	}
-	fmt.Fprintf(c.out, "cut %2d  %6s +%-6v lost %3d of %3d sectors  found %d runs, %2d records open, %d torn, %d unfinished; survived %d files, %d settings  %s\n",
-		l.number, where, l.power.after.Round(time.Millisecond), l.disk.Lost, l.disk.Lost+l.disk.Kept,
+	when := fmt.Sprintf("+%.3fs", l.power.after.Seconds())
+	if l.power.writes > 0 {
+		when += fmt.Sprintf("+%dw", l.power.writes)
+	}
+	fmt.Fprintf(c.out, "cut %2d  %6s %-10s lost %3d of %3d sectors  found %d runs, %2d records open, %d torn, %d unfinished; survived %d files, %d settings  %s\n",
+		l.number, where, when, l.disk.Lost, l.disk.Lost+l.disk.Kept,
 		len(l.found.Runs), open, torn, len(l.found.Unfinished), len(l.found.Files), len(l.found.Settings), after)
 }
 
 func (t totals) print(out io.Writer) {
 	fmt.Fprintf(out, `powercut: %d cuts, after each everything was undone
   cuts in the middle of a revert          %d (%d of them before it was done)
-  cuts with records open                  %d, with %d records; undone %d
+  cuts with records open                  %d, with %d records; %d closed by reverts that were not cut
   last records that were torn             %d
   cuts after which something had survived %d: %d files, %d settings
   runs half made or half removed          %d
@@ -97,8 +100,8 @@ func (t totals) print(out io.Writer) {
 
 // explain prints all that is known of a failure.
 func (c *campaign) explain(l cutLine, found *event.Found, b *boot) {
-	fmt.Fprintf(c.out, "\nFAILED after cut %d (seed %d, +%v, in revert: %v, luck %.2f, %+v)\n",
-		l.number, c.seed, l.power.after, l.power.inRevert, l.power.luck, l.disk)
+	fmt.Fprintf(c.out, "\nFAILED after cut %d (seed %d, %+v, %+v)\n",
+		l.number, c.seed, l.power, l.disk)
 	if found != nil {
 		for _, name := range found.Files {
 			fmt.Fprintf(c.out, "  survived: file %s\n", name)

@@ -36,6 +36,10 @@ type Disk struct {
 	luck   float64
 	cut    bool
 	stats  Stats
+	// left is how many more writes there are before the power goes by itself; 0
+	// for no such end.
+	left int
+	gone chan struct{}
 }
 
 // Stats are what a disk has seen.
@@ -63,7 +67,7 @@ func Open(path string, luck float64, random *rand.Rand) (*Disk, error) {
 	if err != nil {
 		return nil, errors.Join(err, medium.Close())
 	}
-	return &Disk{medium: medium, size: st.Size(), cache: map[int64]*sector{}, random: random, luck: luck}, nil
+	return &Disk{medium: medium, size: st.Size(), cache: map[int64]*sector{}, random: random, luck: luck, gone: make(chan struct{})}, nil
 }
 
 // Size is in bytes.
@@ -117,8 +121,24 @@ func (d *Disk) WriteAt(p []byte, offset int64) (int, error) {
 		next := sector(p[at : at+SectorSize])
 		d.cache[number] = &next
 	}
+	if d.left > 0 {
+		if d.left--; d.left == 0 {
+			return 0, errors.Join(ErrCut, d.powerOff())
+		}
+	}
 	return len(p), nil
 }
+
+// CutAtWrite takes the power away in the moment in which the nth write from now on,
+// 1 or more, has reached the cache, and is answered no more.
+func (d *Disk) CutAtWrite(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.left = n
+}
+
+// Gone is closed when the power is.
+func (d *Disk) Gone() <-chan struct{} { return d.gone }
 
 // Flush brings everything that was written to the medium.
 func (d *Disk) Flush() error {
@@ -142,15 +162,23 @@ func (d *Disk) store(number int64, content *sector) error {
 	return err
 }
 
-// Cut takes the power away: from now on every request ends with [ErrCut], and
-// the medium holds what it will hold when the power is back. It closes the medium.
+// Cut takes the power away, if it is still there: from now on every request ends
+// with [ErrCut], and the medium holds what it will hold when the power is back. It
+// closes the medium.
 func (d *Disk) Cut() (Stats, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	err := d.powerOff()
+	return d.stats, err
+}
+
+// powerOff is for a caller that holds the lock.
+func (d *Disk) powerOff() error {
 	if d.cut {
-		return d.stats, ErrCut
+		return nil
 	}
 	d.cut = true
+	close(d.gone)
 	numbers := make([]int64, 0, len(d.cache))
 	for number := range d.cache {
 		numbers = append(numbers, number)
@@ -167,5 +195,5 @@ func (d *Disk) Cut() (Stats, error) {
 		errs = append(errs, d.store(number, d.cache[number]))
 	}
 	d.cache = nil
-	return d.stats, errors.Join(append(errs, d.medium.Close())...)
+	return errors.Join(append(errs, d.medium.Close())...)
 }

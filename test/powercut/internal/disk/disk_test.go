@@ -33,7 +33,7 @@ func open(t *testing.T, path string, luck float64) *Disk {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if _, err := d.Cut(); err != nil && !errors.Is(err, ErrCut) {
+		if _, err := d.Cut(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -102,11 +102,40 @@ func TestCutEndsEverything(t *testing.T) {
 	sector := make([]byte, SectorSize)
 	_, read := d.ReadAt(sector, 0)
 	_, written := d.WriteAt(sector, 0)
-	_, again := d.Cut()
-	for _, err := range []error{read, written, again, d.Flush()} {
+	for _, err := range []error{read, written, d.Flush()} {
 		if !errors.Is(err, ErrCut) {
 			t.Errorf("got %v, want %v", err, ErrCut)
 		}
+	}
+	if _, err := d.Cut(); err != nil {
+		t.Errorf("a second cut: %v", err)
+	}
+}
+
+func TestCutAtWrite(t *testing.T) {
+	path := medium(t)
+	d := open(t, path, 0)
+	d.CutAtWrite(3)
+	write(t, d, 'a', 1, 0)
+	if err := d.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, d, 'b', 1, 1)
+	select {
+	case <-d.Gone():
+		t.Fatal("gone before its time")
+	default:
+	}
+	if _, err := d.WriteAt(make([]byte, SectorSize), 2*SectorSize); !errors.Is(err, ErrCut) {
+		t.Errorf("third write: %v, want %v", err, ErrCut)
+	}
+	<-d.Gone()
+	stats, err := d.Cut()
+	if want := (Stats{Writes: 3, Flushes: 1, Lost: 2}); err != nil || stats != want {
+		t.Errorf("got %+v, %v, want %+v", stats, err, want)
+	}
+	if got := afterCut(t, path, 2); string(got) != "a\x00" {
+		t.Errorf("after the cut the medium has %q", got)
 	}
 }
 

@@ -93,7 +93,6 @@ func (s *Server) accept() {
 		s.mu.Unlock()
 		s.serving.Go(func() {
 			err := s.serve(connection)
-			connection.Close()
 			s.mu.Lock()
 			delete(s.connections, connection)
 			// How a client leaves is its own affair, and a cut ends them all.
@@ -102,6 +101,7 @@ func (s *Server) accept() {
 				s.errs = append(s.errs, err)
 			}
 			s.mu.Unlock()
+			connection.Close()
 		})
 	}
 }

@@ -29,7 +29,9 @@ type guest struct {
 	// faultline is the program.
 	faultline string
 	boot      int
-	random    *rand.Rand
+	// experiments are what this version can inject.
+	experiments []experiment
+	random      *rand.Rand
 	// runs is the state directory of faultline, files that of the changes to
 	// files.
 	runs, files string
@@ -105,7 +107,10 @@ func (g *guest) live(end bool) error {
 	if err := g.check(); err != nil {
 		return err
 	}
-	if err := g.runOnce(0, g.random); err != nil {
+	if err := g.release(); err != nil {
+		return err
+	}
+	if err := g.runOnce(0, g.random, true); err != nil {
 		return fmt.Errorf("running an experiment after the cut: %w", err)
 	}
 	g.tell(event.Event{Kind: event.Clean, Undone: undone})
