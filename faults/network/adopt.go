@@ -123,6 +123,7 @@ func (a *adoption) openObjects() (err error) {
 	if err != nil {
 		return err
 	}
+	a.own.mark = mark
 	fresh := newInjection(a.plan)
 	defer func() { err = errors.Join(err, fresh.close()) }()
 	if err := fresh.load(mark); err != nil {
@@ -247,6 +248,9 @@ func (a *adoption) openProgram(name string, fresh *ebpf.Program) error {
 	a.programs[name] = program
 	a.opened = append(a.opened, program)
 	a.used[pinProgram+name] = true
+	if err := a.own.add(program); err != nil {
+		return err
+	}
 	info, err := program.Info()
 	if err != nil {
 		return fmt.Errorf("asking for program %s: %w", name, err)
@@ -304,7 +308,7 @@ func (a *adoption) is(id ebpf.ProgramID, program string) (bool, error) {
 
 func (a *adoption) openCgroupLinks() error {
 	for _, cgroup := range a.plan.req.Cgroups {
-		a.watches = append(a.watches, cgroupWatch{cgroup})
+		a.watches = append(a.watches, cgroupWatch{cgroup, a.own})
 		for _, hook := range a.plan.cgroupHooks() {
 			l, info, err := a.openLink(hook.pin(cgroup), hook.program)
 			if err != nil {

@@ -51,6 +51,7 @@ func (a *adoption) openTCX(name string) error {
 	if err != nil {
 		return err
 	}
+	at.own = a.own
 	l, info, err := a.openLink(name, a.plan.hook.program)
 	if err != nil {
 		return err
@@ -76,7 +77,7 @@ func (a *adoption) openFilter(open fault.Open) error {
 			return fmt.Errorf("filter %s has program %d, and not the pinned one", record.Name, filter.Id)
 		}
 	}
-	at := interfaceWatch{netns: record.NetNS, index: record.Index, name: record.Interface}
+	at := interfaceWatch{netns: record.NetNS, index: record.Index, name: record.Interface, own: a.own}
 	return a.found(at, filter != nil, open.Undone.Undo)
 }
 

@@ -69,6 +69,7 @@ type egress struct {
 	hook    hook
 	program *ebpf.Program
 	rec     fault.Recorder
+	own     *own
 	// pins is nil for a fault that ends with its process.
 	pins    *pin.Pins
 	cgroups []fault.Cgroup
@@ -117,7 +118,7 @@ func (e *egress) refreshNamespace(ctx context.Context, ns *namespace, peers *pee
 		if e.hooked[at] != nil {
 			continue
 		}
-		if err := e.rec.Watch(watchInterface(i)); err != nil {
+		if err := e.rec.Watch(watchInterface(i, e.own)); err != nil {
 			errs = append(errs, err)
 			continue
 		}

@@ -26,6 +26,7 @@ type injection struct {
 	// hookMaps of its own.
 	maps, hookMaps map[string]*ebpf.Map
 	programs       map[string]*ebpf.Program
+	own            *own
 	links          []link.Link
 	egress         *egress
 	// pins keep all of it when the process ends; nil for a fault that ends
@@ -46,7 +47,7 @@ func (p *plan) inject(ctx context.Context, rec fault.Recorder) (fault.Injection,
 }
 
 func newInjection(p *plan) *injection {
-	return &injection{plan: p, programs: map[string]*ebpf.Program{}}
+	return &injection{plan: p, programs: map[string]*ebpf.Program{}, own: &own{}}
 }
 
 func (in *injection) set(ctx context.Context, rec fault.Recorder) error {
@@ -86,7 +87,7 @@ func (in *injection) set(ctx context.Context, rec fault.Recorder) error {
 		}
 	}
 	for _, cgroup := range in.plan.req.Cgroups {
-		if err := rec.Watch(cgroupWatch{cgroup}); err != nil {
+		if err := rec.Watch(cgroupWatch{cgroup, in.own}); err != nil {
 			return err
 		}
 		if err := in.attach(cgroup); err != nil {
@@ -126,6 +127,7 @@ func (in *injection) newEgress(rec fault.Recorder) *egress {
 		hook:    *in.plan.hook,
 		program: in.programs[in.plan.hook.program],
 		rec:     rec,
+		own:     in.own,
 		pins:    in.pins,
 		cgroups: in.plan.req.Cgroups,
 		hooked:  map[place]unhookFunc{},

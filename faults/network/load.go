@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cilium/ebpf"
@@ -24,14 +25,17 @@ func (in *injection) load(mark uint32) error {
 		return err
 	}
 	in.maps = collection.Maps
-	in.keep(collection)
-	return nil
+	in.own.mark = mark
+	return in.keep(collection)
 }
 
-func (in *injection) keep(collection *ebpf.Collection) {
+func (in *injection) keep(collection *ebpf.Collection) error {
+	var errs []error
 	for name, program := range collection.Programs {
 		in.programs[name] = program
+		errs = append(errs, in.own.add(program))
 	}
+	return errors.Join(errs...)
 }
 
 // load loads the named programs of spec and the maps that go with them.
@@ -168,11 +172,13 @@ func (in *injection) loadHook(mark uint32) error {
 	if err != nil {
 		return err
 	}
-	in.keep(collection)
 	in.hookMaps = collection.Maps
 	for name := range shared {
 		_ = in.hookMaps[name].Close() // a second descriptor
 		delete(in.hookMaps, name)
+	}
+	if err := in.keep(collection); err != nil {
+		return err
 	}
 	for _, cgroup := range in.plan.req.Cgroups {
 		if err := in.hookMaps[tc.ObjectsMapFlTargets].Put(cgroup.ID, uint8(1)); err != nil {

@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/cgroupskb"
 	"faultline.dev/faultline/faults/fault"
@@ -47,7 +45,7 @@ func TestForgedMarkIsNoReason(t *testing.T) {
 	if kernel.NewProber(env.CgroupRoot(t), nil).Probe(t.Context(), kernel.TCX).OK() {
 		p.hook = &tcxHook
 	}
-	in := &injection{plan: p, programs: map[string]*ebpf.Program{}}
+	in := newInjection(p)
 	t.Cleanup(func() {
 		if err := in.Revert(context.Background()); err != nil {
 			t.Error(err)

@@ -149,7 +149,7 @@ func runnable(t *testing.T, spec *v1.Filter) *injection {
 		t.Fatal(err)
 	}
 	p.egressProgram = cgroupskb.ObjectsProgFlDropEgress
-	in := &injection{plan: p, programs: map[string]*ebpf.Program{}}
+	in := newInjection(p)
 	t.Cleanup(func() {
 		if err := in.Revert(context.Background()); err != nil {
 			t.Error(err)

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -63,7 +65,7 @@ func marked(ns *namespace) ([]mine, error) {
 	defer h.Close()
 	var list []mine
 	var errs []error
-	for index, our := range ours {
+	for _, index := range slices.Sorted(maps.Keys(ours)) {
 		link, err := h.LinkByIndex(index)
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
 			continue
@@ -85,7 +87,7 @@ func marked(ns *namespace) ([]mine, error) {
 				list = append(list, mine{undo, ebpf.ProgramID(bpf.Id)})
 			}
 		}
-		if our && len(filters) == 0 {
+		if ours[index] && len(filters) == 0 {
 			list = append(list, mine{undo: undo})
 		}
 	}

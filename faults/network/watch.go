@@ -3,6 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -16,13 +17,64 @@ import (
 // programPrefix begins the name of every program of ours.
 const programPrefix = "fl_"
 
-// cgroupWatch lists the programs that are attached to a cgroup's packet hooks.
-type cgroupWatch struct{ cgroup fault.Cgroup }
+// own tells what of an object's state belongs to one fault: several of them,
+// and of several runs, may be at one interface or cgroup at a time.
+type own struct {
+	// mark is the fault's own.
+	mark     uint32
+	programs []ebpf.ProgramID
+}
 
-func (w cgroupWatch) Key() string { return "cgroup " + w.cgroup.Path }
+func (o *own) add(program *ebpf.Program) error {
+	info, err := program.Info()
+	if err != nil {
+		return fmt.Errorf("asking for a program: %w", err)
+	}
+	id, _ := info.ID()
+	o.programs = append(o.programs, id)
+	return nil
+}
+
+// programText ends the line of a program or of a filter with one.
+func programText(id ebpf.ProgramID) string {
+	return fmt.Sprintf("program %d %s", id, programName(id))
+}
+
+// differences leaves other faults out, which come and go at their own time. A
+// clsact of ours is left behind when it has no filter.
+func (o *own) differences(before, after []string) []string {
+	before = slices.DeleteFunc(slices.Clone(before), func(line string) bool {
+		_, name, found := cutProgram(line)
+		return found && strings.HasPrefix(name, programPrefix) || strings.Contains(line, clsactOurs)
+	})
+	return fault.Compare(before, after, func(line string) bool {
+		id, _, found := cutProgram(line)
+		return found && slices.Contains(o.programs, id) || strings.HasSuffix(line, clsactOurs+clsactIdle)
+	})
+}
+
+// cutProgram finds what programText has written.
+func cutProgram(line string) (id ebpf.ProgramID, name string, found bool) {
+	_, text, found := strings.Cut(line, "program ")
+	if !found {
+		return 0, "", false
+	}
+	_, err := fmt.Sscanf(text, "%d %s", &id, &name)
+	return id, name, err == nil
+}
+
+// cgroupWatch lists the programs that are attached to a cgroup's packet hooks.
+type cgroupWatch struct {
+	cgroup fault.Cgroup
+	own    *own
+}
+
+func (w cgroupWatch) Key() string {
+	return fmt.Sprintf("cgroup %s, fault %08x", w.cgroup.Path, w.own.mark)
+}
 
 func (w cgroupWatch) Differences(before, after []string) []string {
-	return fault.Compare(before, after, func(line string) bool { return strings.Contains(line, " "+programPrefix) })
+	return w.own.differences(before, after)
 }
 
 func (w cgroupWatch) State() ([]string, error) {
@@ -55,7 +107,7 @@ func programs(hook string, target int, attach ebpf.AttachType) ([]string, error)
 	}
 	var lines []string
 	for _, program := range result.Programs {
-		lines = append(lines, fmt.Sprintf("%s: program %d %s", hook, program.ID, programName(program.ID)))
+		lines = append(lines, hook+": "+programText(program.ID))
 	}
 	return lines, nil
 }
@@ -79,20 +131,19 @@ type interfaceWatch struct {
 	netns uint64
 	index int
 	name  string
+	own   *own
 }
 
-func watchInterface(i iface) interfaceWatch {
-	return interfaceWatch{netns: i.namespace.inode, index: i.index, name: i.name}
+func watchInterface(i iface, own *own) interfaceWatch {
+	return interfaceWatch{netns: i.namespace.inode, index: i.index, name: i.name, own: own}
 }
 
 func (w interfaceWatch) Key() string {
-	return fmt.Sprintf("interface %s in netns %d", w.name, w.netns)
+	return fmt.Sprintf("interface %s in netns %d, fault %08x", w.name, w.netns, w.own.mark)
 }
 
 func (w interfaceWatch) Differences(before, after []string) []string {
-	return fault.Compare(before, after, func(line string) bool {
-		return strings.Contains(line, " "+programPrefix) || strings.Contains(line, " "+filterPrefix) || strings.HasSuffix(line, clsactOurs)
-	})
+	return w.own.differences(before, after)
 }
 
 func (w interfaceWatch) State() ([]string, error) {
@@ -149,8 +200,11 @@ func (w interfaceWatch) state(ns *namespace) ([]string, error) {
 	return lines, err
 }
 
-// clsactOurs stands behind a clsact that carries our mark.
-const clsactOurs = " (faultline's)"
+// What stands behind a clsact that carries our mark, and has no filter.
+const (
+	clsactOurs = " (faultline's)"
+	clsactIdle = " without filters"
+)
 
 func queueing(h *netlink.Handle, l netlink.Link, ours bool) ([]string, error) {
 	qdiscs, err := h.QdiscList(l)
@@ -165,21 +219,32 @@ func queueing(h *netlink.Handle, l netlink.Link, ours bool) ([]string, error) {
 			lines = append(lines, line)
 			continue
 		}
+		filters, err := filterLines(h, l)
+		if err != nil {
+			return nil, err
+		}
 		if ours {
 			line += clsactOurs
+			if len(filters) == 0 {
+				line += clsactIdle
+			}
 		}
-		lines = append(lines, line)
-		for _, side := range []struct {
-			name   string
-			parent uint32
-		}{{"ingress", netlink.HANDLE_MIN_INGRESS}, {"egress", netlink.HANDLE_MIN_EGRESS}} {
-			filters, err := h.FilterList(l, side.parent)
-			if err != nil {
-				return nil, err
-			}
-			for _, filter := range filters {
-				lines = append(lines, filterLine(side.name, filter))
-			}
+		lines = append(append(lines, line), filters...)
+	}
+	return lines, nil
+}
+
+func filterLines(h *netlink.Handle, l netlink.Link) (lines []string, err error) {
+	for _, side := range []struct {
+		name   string
+		parent uint32
+	}{{"ingress", netlink.HANDLE_MIN_INGRESS}, {"egress", netlink.HANDLE_MIN_EGRESS}} {
+		filters, err := h.FilterList(l, side.parent)
+		if err != nil {
+			return nil, err
+		}
+		for _, filter := range filters {
+			lines = append(lines, filterLine(side.name, filter))
 		}
 	}
 	return lines, nil
@@ -189,7 +254,7 @@ func filterLine(direction string, filter netlink.Filter) string {
 	attrs := filter.Attrs()
 	line := fmt.Sprintf("filter %s %s priority %d handle %#x", direction, filter.Type(), attrs.Priority, attrs.Handle)
 	if bpf, ok := filter.(*netlink.BpfFilter); ok {
-		line += " " + bpf.Name
+		line += " " + bpf.Name + " " + programText(ebpf.ProgramID(bpf.Id))
 	}
 	return line
 }

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -102,7 +104,7 @@ func ofRun(run string) ([]fault.Undo, error) {
 	}
 	var list []fault.Undo
 	var errs []error
-	seen, alive := map[string]bool{}, map[string]bool{}
+	alive := map[string]bool{}
 	for _, entry := range entries {
 		owned, err := claimed(filepath.Join(run, entry.Name()))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -110,10 +112,9 @@ func ofRun(run string) ([]fault.Undo, error) {
 			continue
 		}
 		dir := filepath.Join(run, strings.TrimSuffix(entry.Name(), temporary))
-		seen[dir] = true
 		alive[dir] = alive[dir] || owned
 	}
-	for dir := range seen {
+	for _, dir := range slices.Sorted(maps.Keys(alive)) {
 		if !alive[dir] {
 			list = append(list, Directory{Dir: dir})
 		}

@@ -68,7 +68,7 @@ func New(ctx context.Context, rec fault.Recorder) (_ *Pins, err error) {
 	if err := Available(); err != nil {
 		return nil, fmt.Errorf("pinning: %w", err)
 	}
-	if _, err := parents(dir); err != nil {
+	if err := ofFault(dir); err != nil {
 		return nil, err
 	}
 	p := &Pins{dir: dir, at: dir + temporary}
@@ -116,7 +116,7 @@ func Open(dir string, undone fault.Undone) (*Pins, error) {
 	if err := Available(); err != nil {
 		return nil, err
 	}
-	if _, err := parents(dir); err != nil {
+	if err := ofFault(dir); err != nil {
 		return nil, err
 	}
 	owned, err := claimed(dir)
@@ -225,7 +225,7 @@ func (p *Pins) Close() error {
 func parents(dir string) ([]string, error) {
 	below, ok := strings.CutPrefix(dir, Root)
 	if !ok || filepath.Clean(dir) != dir || below != "" && below[0] != '/' || strings.Count(below, "/") > 2 {
-		return nil, fmt.Errorf("%q is no directory for pins: wanted %s/RUN/FAULT", dir, Root)
+		return nil, notOurs(dir)
 	}
 	var list []string
 	for dir != Root {
@@ -233,4 +233,17 @@ func parents(dir string) ([]string, error) {
 		list = append(list, dir)
 	}
 	return list, nil
+}
+
+// ofFault refuses a directory that is not of the form Root/RUN/FAULT.
+func ofFault(dir string) error {
+	above, err := parents(dir)
+	if err == nil && len(above) != 2 {
+		err = notOurs(dir)
+	}
+	return err
+}
+
+func notOurs(dir string) error {
+	return fmt.Errorf("%q is no directory for pins: wanted %s/RUN/FAULT", dir, Root)
 }
