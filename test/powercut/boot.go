@@ -69,8 +69,9 @@ func (c *campaign) start(number int, luck float64, random *rand.Rand, args ...st
 	}, args...)
 	b.cmd = exec.Command(filepath.Join(c.tree, "test", "vm", "run"), args...)
 	b.cmd.Stderr = &b.complaints
-	// Not the terminal's Ctrl-C, which would come before the disk is cut.
-	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// Not the terminal's Ctrl-C, which would come before the disk is cut; and never
+	// longer than this process.
+	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	out, err := b.cmd.StdoutPipe()
 	if err == nil {
 		err = b.cmd.Start()
@@ -126,6 +127,17 @@ func (b *boot) await(ctx context.Context, kind event.Kind) (event.Event, error) 
 func (b *boot) cut() (disk.Stats, error) {
 	stats, err := b.disk.Cut()
 	return stats, errors.Join(err, b.kill())
+}
+
+// stop ends the machine and keeps what it has written, for those who look for the
+// cause of a failure.
+func (b *boot) stop() error {
+	err := b.disk.Flush()
+	if errors.Is(err, disk.ErrCut) {
+		err = nil
+	}
+	_, cut := b.cut()
+	return errors.Join(err, cut)
 }
 
 // kill ends the virtual machine at once. test/vm/run replaces itself by the bench,

@@ -153,7 +153,7 @@ func (c *campaign) prove(ctx context.Context) error {
 		return err
 	}
 	e, err := b.await(ctx, event.Proved)
-	if err := errors.Join(err, b.kill()); err != nil {
+	if err := errors.Join(err, b.stop()); err != nil {
 		return err
 	}
 	fmt.Fprintf(c.out, "the disk: a block that was flushed is %s after a cut, one that was only written is %s (%d sectors were lost)\n",
@@ -193,7 +193,7 @@ func (c *campaign) round(ctx context.Context, number int, before *cutLine) (line
 		if err == nil {
 			return
 		}
-		err = errors.Join(err, b.kill())
+		err = errors.Join(err, b.stop())
 		var bench benchError
 		if ctx.Err() == nil && !errors.As(err, &bench) {
 			c.explain(*before, found, b)
@@ -219,11 +219,7 @@ func (c *campaign) round(ctx context.Context, number int, before *cutLine) (line
 		if !b.cmd.ProcessState.Success() {
 			return line, benchError{fmt.Errorf("the last guest has not ended well: %v\n%s", b.cmd.ProcessState, b.complaints.Bytes())}
 		}
-		if err := b.disk.Flush(); err != nil {
-			return line, err
-		}
-		_, err := b.cut()
-		return line, err
+		return line, b.stop()
 	}
 	if _, err = b.await(ctx, event.Loaded); err != nil {
 		return line, err

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -85,6 +86,9 @@ func run(args []string, out, complaints io.Writer) int {
 		fmt.Fprintf(complaints, "powercut: %v (-help says more)\n", err)
 		return exitUsage
 	}
+	// The guests are to die with this process. The kernel means the thread.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	err = c.run(ctx)

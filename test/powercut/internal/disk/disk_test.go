@@ -302,7 +302,7 @@ func TestServerServesTheDisk(t *testing.T) {
 	}
 	// Without power there is no answer, not even an error.
 	c.send(uint32(0x25609513), uint16(0), uint16(3), uint64(1), uint64(0), uint32(0))
-	if n, err := c.c.Read(make([]byte, 1)); err != io.EOF {
+	if n, err := c.c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("after the cut: %d bytes, %v; want the end", n, err)
 	}
 	if err := s.Close(); err != nil {

@@ -83,7 +83,7 @@ func (g *guest) revert() (undone int, err error) {
 		for _, f := range failed {
 			lines = append(lines, f.GetRunId()+": "+f.GetDescription()+": "+f.GetError())
 		}
-		return 0, fmt.Errorf("these could not be undone:\n%s", strings.Join(lines, "\n"))
+		return 0, fmt.Errorf("reverting left these:\n%s", strings.Join(lines, "\n"))
 	}
 	return len(report.GetUndone()) + len(changes.GetUndone()), nil
 }
