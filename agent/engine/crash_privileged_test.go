@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -26,8 +27,9 @@ import (
 	"faultline.dev/faultline/test/vm/kernels"
 )
 
-// A run with the mechanism whose remnants the kernel keeps is killed: the lease
-// ends the fault, the journal knows what is left, and revert removes it.
+// A run with the mechanism whose remnants the kernel keeps is killed together
+// with its guard: the lease ends the fault, the journal knows what is left, and
+// revert removes it.
 func TestKilledRunIsReverted(t *testing.T) {
 	l := newLab(t)
 	if answer := l.engine.Prober.Probe(t.Context(), kernel.ClsBPF); !answer.OK() {
@@ -38,6 +40,10 @@ func TestKilledRunIsReverted(t *testing.T) {
 	if _, lost := l.traffic.Exchange(); len(lost) != l.traffic.Count {
 		t.Fatalf("lost %d of %d", len(lost), l.traffic.Count)
 	}
+	if err := syscall.Kill(p.PID(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	(&arena{lab: l}).killGuards()
 	p.Kill()
 	l.untouched()
 	if during := l.network.A.Run("tc", "filter", "show", "dev", env.Veth, "egress"); !strings.Contains(during, "faultline-") {
@@ -108,8 +114,10 @@ func runToBeKilled(_ io.Reader, out *json.Encoder, args []string) error {
 	if err := proto.Unmarshal(encoded, &experiment); err != nil {
 		return err
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
 	told := false
-	result, err := newEngine(args[1], args[2]).Run(context.Background(), &experiment, func(status *v1.RunStatus) {
+	result, err := newEngine(args[1], args[2]).Run(ctx, &experiment, func(status *v1.RunStatus) {
 		if !told && status.GetFaults()[0].GetState() == v1.FaultState_ACTIVE {
 			told = true
 			_ = out.Encode("active")
@@ -123,4 +131,10 @@ func runToBeKilled(_ io.Reader, out *json.Encoder, args []string) error {
 		return err
 	}
 	return out.Encode(json.RawMessage(text))
+}
+
+// revertToBeKilled undoes what runs have left.
+func revertToBeKilled(_ io.Reader, _ *json.Encoder, args []string) error {
+	_, err := journal.Revert(context.Background(), args[0], faults.DecodeUndo)
+	return err
 }

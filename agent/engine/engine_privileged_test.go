@@ -42,6 +42,8 @@ func TestMain(m *testing.M) {
 	workloads := env.Traffic()
 	workloads["run"] = runToBeKilled
 	workloads["guard"] = serveGuard
+	workloads["revert"] = revertToBeKilled
+	env.MountBPF()
 	env.Main(m, workloads)
 }
 

@@ -19,7 +19,13 @@ const stopPoll = 50 * time.Millisecond
 // let go of the run. The signal goes through a pidfd that is known to be the
 // holder of the lock, so no other process can get it. Errors match
 // [ErrNotRunning] when nobody holds the run; ctx's when its end came first.
-func Stop(ctx context.Context, run Run) error {
+func Stop(ctx context.Context, run Run) error { return end(ctx, run, unix.SIGTERM) }
+
+// Kill ends the process of a run at once (SIGKILL), as Stop does. What it leaves
+// is for [Revert].
+func Kill(ctx context.Context, run Run) error { return end(ctx, run, unix.SIGKILL) }
+
+func end(ctx context.Context, run Run, signal unix.Signal) error {
 	pid, alive, err := holder(run.Dir)
 	switch {
 	case err != nil:
@@ -58,7 +64,7 @@ func Stop(ctx context.Context, run Run) error {
 	if !alive || again != pid {
 		return fmt.Errorf("stopping run %s: %w", run.ID, ErrNotRunning)
 	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := unix.PidfdSendSignal(fd, signal, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("stopping run %s: signalling process %d: %w", run.ID, pid, err)
 	}
 	for {

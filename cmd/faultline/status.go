@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"faultline.dev/faultline/agent/engine"
 	"faultline.dev/faultline/agent/journal"
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 )
@@ -36,12 +38,34 @@ back (see revert).`,
 			return err
 		}
 		status := nodeStatus(runs)
+		a.markResumable(status)
 		if err := a.print(*output, status, func(p *page) { writeStatus(p, status, a.now()) }); err != nil {
 			return err
 		}
 		return silent(remnantCode(status))
 	}
 	return cmd
+}
+
+// phaseResumable is the phase of a run whose process is gone and whose pinned
+// faults go on.
+const phaseResumable = "waiting to be resumed"
+
+// markResumable tells runs that can be taken over from those that left
+// something behind: what is theirs is where it should be.
+func (a *app) markResumable(s *v1.NodeStatus) {
+	resumable, err := (&engine.Engine{StateDir: a.stateDir}).Resumable()
+	if err != nil {
+		return // listed as dead
+	}
+	for _, run := range resumable {
+		for _, status := range s.GetRuns() {
+			if status.GetRunId() == run.ID {
+				status.Phase = phaseResumable
+			}
+		}
+		s.Remnants = slices.DeleteFunc(s.Remnants, func(r *v1.Remnant) bool { return r.GetRunId() == run.ID && r.GetError() == "" })
+	}
 }
 
 // remnantCode is 6 when something of a dead run waits to be taken back.

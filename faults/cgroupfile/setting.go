@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
 )
 
@@ -91,6 +92,7 @@ func (s Setting) begin(limit time.Time) error {
 	if err := dir.write(s.File, s.Written, limit); err != nil {
 		return fmt.Errorf("cgroup %s: %w", s.Cgroup.Path, err)
 	}
+	failpoint.Hit(failpoint.FileWritten)
 	now, err = dir.Read(s.File)
 	if err != nil {
 		return fmt.Errorf("reading a file of cgroup %s: %w", s.Cgroup.Path, err)

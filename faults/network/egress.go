@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"faultline.dev/faultline/bpf/tc"
+	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/pin"
 )
@@ -47,6 +48,7 @@ func attachTCX(_ context.Context, e *egress, i iface) (unhookFunc, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attaching to %s: %w", i, err)
 	}
+	failpoint.Hit(failpoint.TCXAttached)
 	if e.pins != nil {
 		if err := e.pins.Pin(tcxPin(i), l); err != nil {
 			return nil, errors.Join(err, detach(l))

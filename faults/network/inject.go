@@ -14,6 +14,7 @@ import (
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/cgroupskb"
+	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/pin"
 )
@@ -154,6 +155,7 @@ func (in *injection) attach(cgroup fault.Cgroup) error {
 			return fmt.Errorf("attaching to %s: %w", cgroup.Path, err)
 		}
 		in.links = append(in.links, l)
+		failpoint.Hit(failpoint.CgroupAttached)
 		if in.pins != nil {
 			if err := in.pins.Pin(hook.pin(cgroup), l); err != nil {
 				return err

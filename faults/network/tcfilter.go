@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
 )
 
@@ -156,7 +157,9 @@ func addTCFilter(ctx context.Context, i iface, program *ebpf.Program, rec fault.
 			err = fmt.Errorf("adding clsact to %s: %w", i, err)
 			break
 		}
+		failpoint.Hit(failpoint.ClsactAdded)
 		if err = h.FilterAdd(filter); err == nil {
+			failpoint.Hit(failpoint.FilterAdded)
 			return undone, nil
 		}
 		err = fmt.Errorf("adding a cls_bpf filter to %s: %w", i, err)

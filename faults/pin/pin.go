@@ -19,6 +19,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
 )
 
@@ -102,6 +103,7 @@ func (p *Pins) begin() error {
 			err = os.Mkdir(p.at, 0o700)
 		}
 		if err == nil {
+			failpoint.Hit(failpoint.PinDirMade)
 			p.claim, err = claim(p.at)
 		}
 		if err == nil || !errors.Is(err, fs.ErrNotExist) || try == tries {
@@ -148,6 +150,7 @@ func (p *Pins) Pin(name string, object Object) error {
 	if err := object.Pin(filepath.Join(p.at, name)); err != nil {
 		return fmt.Errorf("pinning %s: %w", name, err)
 	}
+	failpoint.Hit(failpoint.Pinned)
 	return nil
 }
 
@@ -157,6 +160,7 @@ func (p *Pins) Commit() error {
 		return fmt.Errorf("completing the pins in %s: %w", p.dir, err)
 	}
 	p.at = p.dir
+	failpoint.Hit(failpoint.PinsCommitted)
 	return nil
 }
 

@@ -1,0 +1,359 @@
+//go:build linux && privileged
+
+package engine_test
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"faultline.dev/faultline/agent/journal"
+	"faultline.dev/faultline/faults"
+	"faultline.dev/faultline/faults/failpoint"
+	"faultline.dev/faultline/faults/kernel"
+	"faultline.dev/faultline/test/env"
+)
+
+// scenario is a fault that processes die with.
+type scenario struct {
+	name  string
+	needs kernel.Capability
+	// steps is a document from "steps:" on.
+	steps string
+}
+
+func oneFault(what string) string {
+	return "steps: [{faults: [{target: {cgroup: %[1]s}, duration: 300ms, " + what + "}]}]\n"
+}
+
+var scenarios = []scenario{
+	{"loss by tcx", kernel.TCX, oneFault("networkLoss: {percent: 50}, mechanism: tcx")},
+	{"loss by cls_bpf", kernel.ClsBPF, oneFault("networkLoss: {percent: 50}, mechanism: cls_bpf")},
+	{"partition", kernel.CgroupSKB, oneFault("networkPartition: {}")},
+	{"pinned loss by tcx", kernel.TCX, oneFault("networkLoss: {percent: 50}, mechanism: tcx, persistence: PINNED")},
+	{"pinned loss by cls_bpf", kernel.ClsBPF, oneFault("networkLoss: {percent: 50}, mechanism: cls_bpf, persistence: PINNED")},
+	{"pinned partition", kernel.CgroupSKB, oneFault("networkPartition: {}, persistence: PINNED")},
+	{"processor", kernel.CPUController, oneFault(`cpuPressure: {limit: "20%%"}`)},
+	{"memory", kernel.MemoryController, oneFault("memoryPressure: {limit: 64MiB}")},
+	{"processes", kernel.PidsController, oneFault(`pidsPressure: {limit: "50"}`)},
+	{"pause", kernel.CgroupFreeze, oneFault("processPause: {}")},
+	{"steps", kernel.CgroupFreeze, `steps:
+  - faults:
+    - {name: part, target: {cgroup: %[1]s}, duration: 100ms, networkPartition: {}}
+    - {name: freeze, target: {cgroup: %[1]s}, duration: 200ms, processPause: {}}
+  - faults:
+    - {name: lose, target: {cgroup: %[1]s}, duration: 100ms, networkLoss: {percent: 10}, filter: {direction: BOTH}}
+`},
+}
+
+// arena is where processes die: a lab, and what it looked like before.
+type arena struct {
+	*lab
+	before    string
+	scenarios []scenario
+	paths     map[string]string
+}
+
+func newArena(t *testing.T) *arena {
+	t.Helper()
+	a := &arena{lab: newLab(t), paths: map[string]string{}}
+	for _, s := range scenarios {
+		if !a.engine.Prober.Probe(t.Context(), s.needs).OK() {
+			// That each kernel has what it should is the business of the
+			// faults' own tests.
+			t.Logf("not here: %s, for want of %s", s.name, s.needs)
+			continue
+		}
+		a.scenarios = append(a.scenarios, s)
+		encoded, err := proto.Marshal(a.experiment("  leaseTimeout: 1s\n  " + s.steps))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.paths[s.name] = filepath.Join(t.TempDir(), "experiment")
+		if err := os.WriteFile(a.paths[s.name], encoded, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.before = a.surroundings()
+	return a
+}
+
+// surroundings is all that a fault of a scenario may touch.
+func (a *arena) surroundings() string {
+	a.t.Helper()
+	var text strings.Builder
+	text.WriteString(a.network.A.Run("tc", "qdisc", "show"))
+	for _, side := range []string{"ingress", "egress"} {
+		text.WriteString(a.network.A.Run("tc", "filter", "show", "dev", env.Veth, side))
+	}
+	fmt.Fprintln(&text, "programs:", a.programs())
+	for _, name := range []string{"cpu.max", "memory.high", "pids.max", "cgroup.freeze"} {
+		value, err := os.ReadFile(filepath.Join(a.target.Path, name))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			a.t.Fatal(err)
+		}
+		fmt.Fprintf(&text, "%s: %s\n", name, value)
+	}
+	return text.String()
+}
+
+// start starts a workload of this test that dies at the moments.
+func (a *arena) start(moments string, workload string, args ...string) *exec.Cmd {
+	a.t.Helper()
+	cmd := env.Again(workload, args...)
+	cmd.Env = append(cmd.Env, failpoint.Variable+"="+moments)
+	cmd.Stderr = nil
+	if err := cmd.Start(); err != nil {
+		a.t.Fatal(err)
+	}
+	a.t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+	return cmd
+}
+
+func (a *arena) startScenario(s scenario, moments string) *exec.Cmd {
+	a.t.Helper()
+	return a.start(moments, "run", a.paths[s.name], a.engine.StateDir, a.engine.CgroupRoot)
+}
+
+// killed waits for a process and tells whether SIGKILL ended it.
+func killed(cmd *exec.Cmd) bool {
+	_ = cmd.Wait()
+	status := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
+// guards are the processes that watch over runs of this arena.
+func (a *arena) guards() (pids []int) {
+	a.t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	for _, line := range lines {
+		text, err := os.ReadFile(line)
+		args := bytes.Split(text, []byte{0})
+		if err == nil && len(args) > 1 && string(args[1]) == a.engine.StateDir {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(line)))
+			if err != nil {
+				a.t.Fatal(err)
+			}
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// guardless waits until no guard is left. One that is ending has no command
+// line any more, and still holds the run for a moment.
+func (a *arena) guardless() error {
+	return env.Within(30*time.Second, func() error {
+		if pids := a.guards(); len(pids) > 0 {
+			return fmt.Errorf("guards %v are still there", pids)
+		}
+		runs, err := journal.List(a.engine.StateDir)
+		if i := slices.IndexFunc(runs, func(r journal.Run) bool { return r.Alive }); i >= 0 {
+			return fmt.Errorf("process %d still has run %s", runs[i].PID, runs[i].ID)
+		}
+		return err
+	})
+}
+
+func (a *arena) killGuards() {
+	a.t.Helper()
+	for _, pid := range a.guards() {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			a.t.Fatal(err)
+		}
+	}
+}
+
+// clean reverts, and says what is left then.
+func (a *arena) clean() error {
+	report, err := journal.Revert(a.t.Context(), a.engine.StateDir, faults.DecodeUndo)
+	if err != nil || len(report.GetFailed()) > 0 {
+		return fmt.Errorf("reverting: %v, %w", report.GetFailed(), err)
+	}
+	return a.nothingLeft()
+}
+
+// nothingLeft compares with how it was before the first process died.
+func (a *arena) nothingLeft() error {
+	var errs []error
+	if entries, err := os.ReadDir(filepath.Join(a.engine.StateDir, "runs")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		errs = append(errs, err)
+	} else if open := slices.DeleteFunc(entries, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), ".") }); len(open) > 0 {
+		errs = append(errs, fmt.Errorf("the journal is not closed: %v", open))
+	}
+	// Descriptors of a killed process end a moment after it.
+	errs = append(errs, env.Within(5*time.Second, func() error {
+		if after := a.surroundings(); after != a.before {
+			return fmt.Errorf("before:\n%s\nafter:\n%s", a.before, after)
+		}
+		return nil
+	}))
+	remnants, err := faults.Remnants(a.t.Context())
+	errs = append(errs, err)
+	for _, r := range remnants {
+		errs = append(errs, fmt.Errorf("left: %s", r.Describe()))
+	}
+	return errors.Join(errs...)
+}
+
+// count is how often something is done: many times in a campaign.
+func count(few int, variable string) int {
+	if n, err := strconv.Atoi(os.Getenv(variable)); err == nil {
+		return n
+	}
+	return few
+}
+
+// dice is seeded by FAULTLINE_SEED; the seed is logged.
+func dice(t *testing.T) *rand.Rand {
+	seed, err := strconv.ParseUint(os.Getenv("FAULTLINE_SEED"), 10, 64)
+	if err != nil {
+		seed = rand.Uint64()
+	}
+	t.Logf("FAULTLINE_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// death is a process that dies at a moment, and what else dies.
+type death struct {
+	scenario scenario
+	moment   failpoint.Name
+	passage  int
+	// orphaned: the guard dies too.
+	orphaned bool
+}
+
+// Every moment of every scenario, with the guard and without: a sample of them,
+// or all with FAULTLINE_DEATHS=100000.
+func TestDeathAtEveryMoment(t *testing.T) {
+	a := newArena(t)
+	var deaths []death
+	for _, s := range a.scenarios {
+		for _, moment := range failpoint.All {
+			for passage := 1; passage <= 2; passage++ {
+				deaths = append(deaths, death{s, moment, passage, false}, death{s, moment, passage, true})
+			}
+		}
+	}
+	random := dice(t)
+	random.Shuffle(len(deaths), func(i, j int) { deaths[i], deaths[j] = deaths[j], deaths[i] })
+	// A moment of the sample is always reached somewhere.
+	slices.SortStableFunc(deaths, func(a, b death) int { return cmp.Compare(a.passage, b.passage) })
+	reached := map[failpoint.Name]int{}
+	died := 0
+	want := count(25, "FAULTLINE_DEATHS")
+	for _, d := range deaths {
+		if died >= want {
+			break
+		}
+		moments := fmt.Sprintf("%s#%d", d.moment, d.passage)
+		if d.orphaned {
+			moments += "," + string(failpoint.Orphaned)
+		}
+		if !killed(a.startScenario(d.scenario, moments)) {
+			continue // it never comes there
+		}
+		died++
+		reached[d.moment]++
+		if err := a.guardless(); err != nil {
+			t.Fatalf("%s, %s: %v", d.scenario.name, moments, err)
+		}
+		if d.orphaned || d.moment == failpoint.Undoing || d.moment == failpoint.Undone || d.moment == failpoint.Noted || d.moment == failpoint.RecordWritten {
+			// Nobody has taken anything back, or who did died too. Reverting
+			// dies as well, once.
+			killed(a.start([]string{"undoing", "undone", "noted", "closing", "renamed"}[random.IntN(5)], "revert", a.engine.StateDir))
+			if err := a.clean(); err != nil {
+				t.Fatalf("%s, %s: %v", d.scenario.name, moments, err)
+			}
+			continue
+		}
+		if err := a.unattended(); err != nil {
+			t.Fatalf("%s, %s: %v", d.scenario.name, moments, err)
+		}
+	}
+	t.Logf("%d deaths: %v", died, reached)
+	if want < len(deaths) {
+		return
+	}
+	for _, moment := range failpoint.All {
+		if reached[moment] == 0 && moment != failpoint.Orphaned {
+			t.Errorf("no process ever came to %q", moment)
+		}
+	}
+}
+
+// unattended is what a guard leaves: nothing, but for the journal's directory
+// of a run that died where there was nothing to guard yet.
+func (a *arena) unattended() error {
+	runs, err := journal.List(a.engine.StateDir)
+	if err != nil {
+		return err
+	}
+	for _, run := range runs {
+		if len(run.Open) > 0 || run.Err != nil {
+			return fmt.Errorf("the guard left %+v", run)
+		}
+	}
+	return a.clean()
+}
+
+// Processes are killed at random times: the run, its guard, both, or the run is
+// asked to end. FAULTLINE_KILLS says how often.
+func TestDeathAtRandomTimes(t *testing.T) {
+	a := newArena(t)
+	random := dice(t)
+	begin := time.Now()
+	if err := a.startScenario(a.scenarios[0], "").Wait(); err != nil {
+		t.Fatal(err)
+	}
+	whole := time.Since(begin)
+	for n := range count(15, "FAULTLINE_KILLS") {
+		s := a.scenarios[random.IntN(len(a.scenarios))]
+		delay := time.Duration(random.Int64N(int64(whole)))
+		victim := []string{"run", "guard", "both", "term"}[random.IntN(4)]
+		label := fmt.Sprintf("%d: %s, %s after %s", n, s.name, victim, delay)
+		cmd := a.startScenario(s, "")
+		timer := time.NewTimer(delay)
+		<-timer.C
+		if victim == "both" {
+			// Stopped, it can't react to the end of its guard.
+			_ = cmd.Process.Signal(syscall.SIGSTOP)
+		}
+		if victim == "guard" || victim == "both" {
+			a.killGuards()
+		}
+		switch victim {
+		case "run", "both":
+			_ = cmd.Process.Kill()
+		case "term":
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+		}
+		_ = cmd.Wait()
+		if err := a.guardless(); err != nil {
+			t.Fatalf("%s: %v", label, err)
+		}
+		check := a.clean
+		if victim == "run" {
+			check = a.unattended
+		}
+		if err := check(); err != nil {
+			t.Fatalf("%s: %v", label, err)
+		}
+	}
+}
