@@ -24,6 +24,7 @@ import (
 	"faultline.dev/faultline/faults"
 	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/kernel"
+	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/test/env"
 )
 
@@ -156,10 +157,23 @@ func (a *arena) guards() (pids []int) {
 	return pids
 }
 
+// patience is how long a test waits for something that comes in moments.
+const patience = 30 * time.Second
+
+// deadRun is the only run, whose process has died.
+func (a *arena) deadRun() journal.Run {
+	a.t.Helper()
+	runs, err := journal.List(a.engine.StateDir)
+	if err != nil || len(runs) != 1 || runs[0].Alive {
+		a.t.Fatalf("runs %+v, %v", runs, err)
+	}
+	return runs[0]
+}
+
 // guardless waits until no guard is left. One that is ending has no command
 // line any more, and still holds the run for a moment.
 func (a *arena) guardless() error {
-	return env.Within(30*time.Second, func() error {
+	return env.Within(patience, func() error {
 		if pids := a.guards(); len(pids) > 0 {
 			return fmt.Errorf("guards %v are still there", pids)
 		}
@@ -207,6 +221,9 @@ func (a *arena) nothingLeft() error {
 	remnants, err := faults.Remnants(a.t.Context())
 	errs = append(errs, err)
 	for _, r := range remnants {
+		if filter, ok := r.(network.TCFilter); ok && filter.NetNS != a.network.A.Inode() {
+			continue // of another test on this machine
+		}
 		errs = append(errs, fmt.Errorf("left: %s", r.Describe()))
 	}
 	return errors.Join(errs...)

@@ -234,6 +234,9 @@ func (r *run) adopt(ctx context.Context, s *saved, left []journal.Left) ([]*acti
 	var list []*active
 	for _, f := range s.Active {
 		a := r.faults[f.Index]
+		if f.Lease <= fault.BootTime() {
+			return nil, fmt.Errorf("the lease of %q ran out", a.planned.spec.GetName())
+		}
 		var open []fault.Open
 		for _, l := range left {
 			if l.Fault == a.planned.spec.GetName() {

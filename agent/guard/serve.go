@@ -19,6 +19,9 @@ import (
 )
 
 const (
+	// grace is how much later than the kernel a guard ends a fault: a process
+	// that is alive does it itself when the fault's time is over.
+	grace = 250 * time.Millisecond
 	// again is the time between two tries of an undo that does not work.
 	again = time.Second
 	// longestWait bounds the wait for a lease: a timer stands still while the
@@ -106,7 +109,7 @@ func (w *watch) note(message string) error {
 func (w *watch) wait() time.Duration {
 	wait, now := longestWait, fault.BootTime()
 	for _, deadline := range w.leases {
-		wait = min(wait, time.Duration(deadline-min(now, deadline)))
+		wait = min(wait, grace+time.Duration(deadline-min(now, deadline)))
 	}
 	return wait
 }
@@ -115,7 +118,7 @@ func (w *watch) wait() time.Duration {
 func (w *watch) expire(ctx context.Context) {
 	now := fault.BootTime()
 	for name, deadline := range w.leases {
-		if now < deadline {
+		if now < deadline+uint64(grace) {
 			continue
 		}
 		run, found, err := journal.Find(w.StateDir, w.RunID)

@@ -125,6 +125,16 @@ func addAddress(link netlink.Link, text string) error {
 	})
 }
 
+// Inode identifies the namespace (namespaces(7)).
+func (n *Namespace) Inode() uint64 {
+	n.t.Helper()
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(n.file.Fd()), &stat); err != nil {
+		n.t.Fatal(err)
+	}
+	return stat.Ino
+}
+
 // Do runs fn on a thread inside the namespace; its error fails the test.
 func (n *Namespace) Do(fn func() error) {
 	n.t.Helper()

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"faultline.dev/faultline/faults/fault"
 )
@@ -102,6 +103,8 @@ func start(t testing.TB, cgroup fault.Cgroup, ns *Namespace, environment []strin
 	p := &Process{t: t, name: name, cmd: exec.Command(name, args...)}
 	p.cmd.Env = append(os.Environ(), environment...)
 	p.cmd.Stderr = &p.errors
+	// What it has started may live on and hold the pipe.
+	p.cmd.WaitDelay = 10 * time.Millisecond
 	// The process is born inside the cgroup, so that none of its sockets is
 	// older than that.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
