@@ -445,3 +445,22 @@ func TestWithoutAJournalNothingIsInjected(t *testing.T) {
 		t.Errorf("ended with %v", err)
 	}
 }
+
+// A lease that is longer than the machine allows is refused, and one that the
+// document leaves open is cut.
+func TestLeaseIsCappedByTheMachine(t *testing.T) {
+	l := newLab(t)
+	l.engine.MaxLease = 2 * time.Second
+	document := strings.Replace(oneLoss, "seed: 7", "leaseTimeout: 3s", 1)
+	if _, err := l.run(t.Context(), document, func() { t.Error("a fault was active") }); !errors.Is(err, engine.ErrLease) {
+		t.Errorf("ended with %v", err)
+	}
+	if _, err := l.engine.Plan(t.Context(), l.experiment(document)); !errors.Is(err, engine.ErrLease) {
+		t.Errorf("planned: %v", err)
+	}
+	result, err := l.run(t.Context(), oneLoss, func() { l.traffic.Exchange() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.want(result, v1.Verdict_PASSED, "had effect")
+}

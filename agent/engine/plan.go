@@ -37,6 +37,9 @@ func (p *planned) target() *v1.ResolvedTarget {
 // those of Run.
 func (e *Engine) Plan(ctx context.Context, experiment *v1.Experiment) (*v1.Plan, error) {
 	spec := experiment.GetSpec()
+	if err := e.checkLease(spec); err != nil {
+		return nil, err
+	}
 	out := &v1.Plan{Name: experiment.GetMetadata().GetName(), Seed: spec.GetSeed()}
 	var total time.Duration
 	for _, step := range spec.GetSteps() {
@@ -63,6 +66,14 @@ func (e *Engine) Plan(ctx context.Context, experiment *v1.Experiment) (*v1.Plan,
 	}
 	out.Duration = durationpb.New(total)
 	return out, nil
+}
+
+// checkLease holds the document against what this machine allows.
+func (e *Engine) checkLease(spec *v1.ExperimentSpec) error {
+	if wanted := spec.GetLeaseTimeout().AsDuration(); e.MaxLease > 0 && wanted > e.MaxLease {
+		return fmt.Errorf("%w: leaseTimeout is %s, this machine allows %s at the most", ErrLease, wanted, e.MaxLease)
+	}
+	return nil
 }
 
 // planStep plans the faults of one step and compares what they claim.

@@ -125,8 +125,8 @@ func (r *run) prepare() error {
 	}
 	r.result.RunId = r.id
 	r.result.Seed = r.spec.GetSeed()
-	if longest := r.engine.MaxLease; longest > 0 && r.spec.GetLeaseTimeout().AsDuration() > longest {
-		return fmt.Errorf("%w: leaseTimeout is %s, this machine allows %s at the most", ErrLease, r.spec.GetLeaseTimeout().AsDuration(), longest)
+	if err := r.engine.checkLease(r.spec); err != nil {
+		return err
 	}
 	return r.readProbes()
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"faultline.dev/faultline/agent/engine"
+	"faultline.dev/faultline/agent/policy"
 	"faultline.dev/faultline/agent/target"
 	"faultline.dev/faultline/faults/kernel"
 )
@@ -19,6 +20,10 @@ func (a *app) engine() (*engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	rules, err := policy.Load(policyFile)
+	if err != nil {
+		return nil, err
+	}
 	return &engine.Engine{
 		StateDir:   a.stateDir,
 		CgroupRoot: root,
@@ -26,6 +31,7 @@ func (a *app) engine() (*engine.Engine, error) {
 		Prober:     kernel.NewProber(root, a.log),
 		Resolver:   net.DefaultResolver,
 		StopFile:   stopFile,
+		MaxLease:   rules.MaxLeaseTimeout,
 		Guard:      a.startGuard,
 		Version:    a.version,
 		Log:        a.log,

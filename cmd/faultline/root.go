@@ -19,6 +19,9 @@ const defaultStateDir = "/var/lib/faultline"
 // stopFile forbids every run on this machine while it exists.
 const stopFile = "/etc/faultline/STOP"
 
+// policyFile says what the owner of this machine allows.
+const policyFile = "/etc/faultline/policy.yaml"
+
 // helpWidth is the width of help that does not go to a terminal.
 const helpWidth = 100
 
