@@ -21,8 +21,10 @@ const (
 	// revertLongest is about what undoing takes in a guest: a cut in it is at a
 	// random time up to this.
 	revertLongest = 1500 * time.Millisecond
+	// revertWrites is about how many writes that makes.
+	revertWrites = 40
 	// quietLongest is how long a cut waits for writes.
-	quietLongest = 2 * time.Second
+	quietLongest = 5 * time.Second
 )
 
 // campaign is a number of cuts on one disk.
@@ -64,17 +66,23 @@ func (c *campaign) draw(number int) (power, *rand.Rand) {
 	if random.IntN(2) == 0 {
 		p.luck = random.Float64()
 	}
-	longest := c.longest
 	// The first cut has nothing before it that could be undone.
-	if p.inRevert = number > 1 && random.IntN(5) == 0; p.inRevert {
-		longest = revertLongest
-	}
+	p.inRevert = number > 1 && random.IntN(5) == 0
 	// Half of the cuts come when the disk holds something that is not flushed: that
 	// is a small part of the time.
-	if random.IntN(2) == 0 {
-		p.writes = 1 + random.IntN(8)
+	atWrite := random.IntN(2) == 0
+	switch {
+	case p.inRevert && atWrite:
+		// Nobody else writes then.
+		p.writes = 1 + random.IntN(revertWrites)
+	case p.inRevert:
+		p.after = time.Duration(random.Int64N(int64(revertLongest)))
+	default:
+		p.after = time.Duration(random.Int64N(int64(c.longest)))
+		if atWrite {
+			p.writes = 1 + random.IntN(8)
+		}
 	}
-	p.after = time.Duration(random.Int64N(int64(longest)))
 	return p, random
 }
 
@@ -130,7 +138,7 @@ func (c *campaign) newDisk(command ...string) error {
 	if len(command) == 0 {
 		return nil
 	}
-	if said, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+	if said, err := exec.Command(tool(command[0]), command[1:]...).CombinedOutput(); err != nil {
 		return benchError{fmt.Errorf("making the file system: %w\n%s", err, said)}
 	}
 	return nil
@@ -274,10 +282,18 @@ func (c *campaign) cutAfter(ctx context.Context, b *boot, before, line *cutLine,
 // checkFileSystem looks at the file system after all the cuts: one that is damaged
 // says that the disk broke its promises, and that nothing here proves anything.
 func (c *campaign) checkFileSystem(ctx context.Context) error {
-	if said, err := exec.CommandContext(ctx, "e2fsck", "-f", "-n", c.medium()).CombinedOutput(); err != nil {
+	if said, err := exec.CommandContext(ctx, tool("e2fsck"), "-f", "-n", c.medium()).CombinedOutput(); err != nil {
 		return benchError{fmt.Errorf("checking the file system: %w\n%s", err, said)}
 	}
 	return nil
+}
+
+// tool finds a program of the administrator, whose folder a user's PATH may lack.
+func tool(name string) string {
+	if path, err := exec.LookPath(name); err == nil {
+		return path
+	}
+	return filepath.Join("/usr/sbin", name)
 }
 
 // copyDisk copies a medium and leaves holes where it is empty.
