@@ -38,7 +38,7 @@ const (
 	endTimeout = 5 * time.Second
 )
 
-// ErrNoGuard: nothing watches over the run, so that nothing may be touched that
+// ErrNoGuard means that nothing watches over the run, so that nothing may be touched that
 // would outlive its process.
 var ErrNoGuard = errors.New("no guard")
 

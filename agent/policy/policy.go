@@ -15,7 +15,7 @@ import (
 	"faultline.dev/faultline/api/units"
 )
 
-// ErrInvalid: the policy file can't be used, so that nothing is allowed.
+// ErrInvalid means that the policy file can't be used, so that nothing is allowed.
 var ErrInvalid = errors.New("policy can't be used")
 
 // Policy is what a node allows. The zero value allows all that documents may

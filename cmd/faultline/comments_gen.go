@@ -21,7 +21,7 @@ var comments = map[string]string{
 	"Event.what":                   "\"egress\" or \"ingress\", or the call.",
 	"Experiment.api_version":       "Always \"faultline.dev/v1alpha1\".",
 	"Experiment.kind":              "Always \"Experiment\".",
-	"ExperimentSpec.lease_timeout": "How long a fault outlives the last renewal by its engine, by the clock of the kernel. 1s to 10m, default 5s.",
+	"ExperimentSpec.lease_timeout": "How long a fault outlives the last renewal by its engine, by the clock of the kernel. 1s to 10m, default 5s; the owner of the machine may allow less.",
 	"ExperimentSpec.observe":       "Count what would have been hit, hit nothing. Holds for every fault.",
 	"ExperimentSpec.seed":          "Seed of every random choice of the run. When it is missing one is drawn and reported in the result, so that the run can be repeated.",
 	"ExperimentSpec.steps":         "Steps run one after another; the faults of one step run in parallel.",

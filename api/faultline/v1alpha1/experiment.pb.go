@@ -28,7 +28,8 @@ const (
 	Fault_PERSISTENCE_UNSPECIFIED Fault_Persistence = 0
 	// Ends with the process that injected it (the default).
 	Fault_PROCESS Fault_Persistence = 1
-	// Pinned: survives a restart of the agent as long as its lease runs.
+	// Pinned: goes on without its process as long as its lease runs, and can
+	// be resumed. On every fault of the experiment or on none.
 	Fault_PINNED Fault_Persistence = 2
 )
 
@@ -491,7 +492,8 @@ type ExperimentSpec struct {
 	// Count what would have been hit, hit nothing. Holds for every fault.
 	Observe bool `protobuf:"varint,4,opt,name=observe,proto3" json:"observe,omitempty"`
 	// How long a fault outlives the last renewal by its engine, by the clock
-	// of the kernel. 1s to 10m, default 5s.
+	// of the kernel. 1s to 10m, default 5s; the owner of the machine may allow
+	// less.
 	LeaseTimeout  *durationpb.Duration `protobuf:"bytes,5,opt,name=lease_timeout,json=leaseTimeout,proto3" json:"lease_timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
