@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -53,5 +54,42 @@ func TestHostsAreFollowed(t *testing.T) {
 	set.resolved = time.Now().Add(-resolveInterval)
 	if err := set.refresh(t.Context(), trie); err == nil || len(set.list()) != 2 {
 		t.Errorf("a look-up that failed: %v, %v; want an error and what was known", set.list(), err)
+	}
+}
+
+// An adopted fault keeps the addresses that were resolved before, and adds
+// those of now.
+func TestPeersOfAnEarlierProcessAreKept(t *testing.T) {
+	in := runnable(t, nil)
+	trie := in.maps[cgroupskb.ObjectsMapFlPeers]
+	earlier := []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32"), netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00::/8")}
+	if err := putPrefixes(trie, earlier); err != nil {
+		t.Fatal(err)
+	}
+	f, problems := parseFilter(&v1.Filter{Hosts: []string{"db.test"}})
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	set, err := newPeerSet(t.Context(), &f, &moving{"10.0.0.2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := set.merge(trie); err != nil {
+		t.Fatal(err)
+	}
+	now := append(earlier, netip.MustParsePrefix("10.0.0.2/32"))
+	for _, prefix := range now {
+		if !slices.Contains(set.list(), prefix) {
+			t.Errorf("knows %v, and not %v", set.list(), prefix)
+		}
+	}
+	if lines, err := content(trie); err != nil || len(lines) != 3 {
+		t.Errorf("the kernel was changed: %q, %v", lines, err)
+	}
+	if err := set.refresh(t.Context(), trie); err != nil {
+		t.Error(err)
+	}
+	if lines, err := content(trie); err != nil || len(lines) != len(now) {
+		t.Errorf("the kernel knows %q, %v", lines, err)
 	}
 }

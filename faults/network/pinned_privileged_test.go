@@ -304,6 +304,7 @@ func TestPinnedFaultFollowsInterfaces(t *testing.T) {
 			p.join("joined.1", "10.98.1.0/24")
 			p.tell("refresh")
 			p.process.Kill()
+			p.send("10.98.1.9")
 			p.join("joined.2", "10.98.2.0/24")
 			// One that is gone leaves its pin or its record behind.
 			p.network.A.Run("ip", "link", "del", "joined.1")
@@ -312,20 +313,29 @@ func TestPinnedFaultFollowsInterfaces(t *testing.T) {
 			if err := injection.Refresh(t.Context()); err != nil {
 				t.Error(err)
 			}
-			for i, address := range []string{env.AddressB, "10.98.2.9", "10.98.3.9"} {
-				var ready string
-				sender := env.Start(t, p.target, p.network.A, "udp-send", address+":7000", "10")
-				sender.Read(&ready)
-				sender.Tell("go")
-				var sent env.Sent
-				sender.Read(&sent)
-				p.counted(injection, fault.Counters{Matched: 10 * uint64(i+1), Injected: 10 * uint64(i+1)})
+			for _, address := range []string{env.AddressB, "10.98.2.9", "10.98.3.9"} {
+				p.send(address)
 			}
+			p.counted(injection, fault.Counters{Matched: 40, Injected: 40})
 			if err := injection.Revert(t.Context()); err != nil {
 				t.Error(err)
 			}
 			p.nothingLeft()
 		})
+	}
+}
+
+// send lets the target send ten datagrams.
+func (p *pinned) send(address string) {
+	p.t.Helper()
+	var ready string
+	sender := env.Start(p.t, p.target, p.network.A, "udp-send", address+":7000", "10")
+	sender.Read(&ready)
+	sender.Tell("go")
+	var sent env.Sent
+	sender.Read(&sent)
+	if sent.Errors > 0 {
+		p.t.Errorf("%d sends failed: %s", sent.Errors, sent.First)
 	}
 }
 
@@ -372,4 +382,27 @@ func TestUndoAfterTheTargetIsGone(t *testing.T) {
 			t.Errorf("%s is still there", filepath.Dir(dir))
 		}
 	}
+}
+
+// The plan says of each change who takes it back.
+func TestPinnedPlanSaysWhoUndoes(t *testing.T) {
+	eachPinned(t, func(t *testing.T, p *pinned) {
+		p.pair(1)
+		plan, err := p.plan(p.kind, p.spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pins := 0
+		for _, change := range plan.Changes {
+			if want := "journal; without an agent the lease in the kernel ends it"; change.GetUndo() != want {
+				t.Errorf("%s: %s is undone by %q, want %q", change.GetObject(), change.GetAction(), change.GetUndo(), want)
+			}
+			if strings.HasPrefix(change.GetAction(), "pin ") {
+				pins++
+			}
+		}
+		if pins != 1 || len(plan.Changes) < 2 {
+			t.Errorf("changes %v", plan.Changes)
+		}
+	})
 }

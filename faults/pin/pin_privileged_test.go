@@ -374,10 +374,10 @@ func TestFaultsOfARunComeAndGo(t *testing.T) {
 	rec := newRecorder(t)
 	m := newMap(t)
 	var wg sync.WaitGroup
-	for worker := range 4 {
+	for worker := range 8 {
 		wg.Go(func() {
 			own := &recorder{dir: filepath.Join(filepath.Dir(rec.dir), strconv.Itoa(worker))}
-			for range 200 {
+			for range 1000 {
 				p, err := pin.New(t.Context(), own)
 				if err == nil {
 					err = errors.Join(p.Pin("map_a", m), p.Commit(), p.Remove(t.Context()))
