@@ -77,18 +77,25 @@ func (in *injection) Start(lease fault.Lease) error {
 		return err
 	}
 	in.started = true
-	err := in.each(func(s Setting) error { return s.begin(limit) })
-	if err != nil || in.fault.Settle == nil {
+	if err := in.each(func(s Setting) error { return s.begin(limit) }); err != nil {
 		return err
 	}
-	return in.each(func(s Setting) error {
-		dir, err := Open(s.Cgroup)
-		if err != nil {
+	if in.fault.Settle != nil {
+		if err := in.each(func(s Setting) error { return in.settle(s, limit) }); err != nil {
 			return err
 		}
-		defer dir.Close()
-		return in.fault.Settle(dir, limit)
-	})
+	}
+	_, err := in.count(false)
+	return err
+}
+
+func (in *injection) settle(s Setting, limit time.Time) error {
+	dir, err := Open(s.Cgroup)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return in.fault.Settle(dir, limit)
 }
 
 // each calls fn for the settings, several at a time, and returns all errors.
@@ -170,6 +177,12 @@ func (in *injection) Events() []*v1.Event { return nil }
 
 // Revert implements fault.Injection.
 func (in *injection) Revert(ctx context.Context) error {
+	running := in.started && in.final == nil
+	if running {
+		// What stands still can be counted only now, what the kernel counts
+		// by itself goes on until the limit is gone.
+		in.countLast()
+	}
 	var errs []error
 	var open []setting
 	for _, s := range slices.Backward(in.settings) {
@@ -178,17 +191,20 @@ func (in *injection) Revert(ctx context.Context) error {
 			open = append(open, s)
 		}
 	}
-	if in.started && in.final == nil {
-		// The kernel has counted until now.
-		final, err := in.count(false)
-		if err != nil {
-			in.log.Warn("the last counters are missing", "fault", in.fault.Kind.Name, "error", err)
-		}
-		in.final = &final
+	if running {
+		in.final = new(in.countLast())
 	}
 	slices.Reverse(open)
 	in.settings = open
 	return errors.Join(errs...)
+}
+
+func (in *injection) countLast() fault.Counters {
+	counters, err := in.count(false)
+	if err != nil {
+		in.log.Warn("the last counters are missing", "fault", in.fault.Kind.Name, "error", err)
+	}
+	return counters
 }
 
 func (in *injection) end(ctx context.Context, s setting) error {
