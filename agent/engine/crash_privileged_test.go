@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -55,6 +56,35 @@ func TestKilledRunIsReverted(t *testing.T) {
 	}
 	if after := l.network.A.Run("tc", "qdisc", "show", "dev", env.Veth); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+// The program of a probe ends with the run.
+func TestKilledRunLeavesNoProbe(t *testing.T) {
+	l := newLab(t)
+	file := filepath.Join(t.TempDir(), "pid")
+	p := l.startRun(strings.Replace(oneLoss, "2s", "10m", 1) + `
+  probes:
+  - {name: hangs, when: DURING, timeout: 10m, command: {command: [sh, -c, 'echo $$ > "$0.new"; mv "$0.new" "$0"; exec tail -f /dev/null', ` + file + `]}}
+`)
+	var pid int
+	if err := env.Within(patience, func() (err error) {
+		text, err := os.ReadFile(file)
+		if err == nil {
+			pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	p.Kill()
+	if err := env.Within(patience, func() error {
+		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("process %d is still there: %v", pid, err)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/test/env"
+	"faultline.dev/faultline/test/vm/kernels"
 )
 
 // scenario is a fault that processes die with.
@@ -233,6 +234,10 @@ func (a *arena) nothingLeft() error {
 func count(few int, variable string) int {
 	if n, err := strconv.Atoi(os.Getenv(variable)); err == nil {
 		return n
+	}
+	if _, guest, _ := kernels.Current(); guest {
+		// Every kernel draws a sample of its own, and emulation is slow.
+		return max(1, few/2)
 	}
 	return few
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -42,14 +43,19 @@ func newCommand(c *v1.CommandProbe) (func(context.Context) error, error) {
 }
 
 // runCommand runs a program in a process group of its own. When the program or
-// ctx ends the whole group is killed, so that nothing of a probe stays behind.
+// ctx ends the whole group is killed, and when this process is killed so is the
+// program, so that nothing of a probe stays behind.
 func runCommand(ctx context.Context, argv []string, want int) error {
+	// The kernel takes the end of the thread that made it for that of the
+	// process (prctl(2), PR_SET_PDEATHSIG).
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	what := "command " + argv[0]
 	expected := fmt.Sprintf("exit status %d", want)
 	var stderr tail
 	var group processGroup
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Stderr = &stderr
 	cmd.WaitDelay = pipeDelay
 	cmd.Cancel = group.kill
