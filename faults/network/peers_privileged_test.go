@@ -77,7 +77,7 @@ func TestPeersOfAnEarlierProcessAreKept(t *testing.T) {
 	if err := set.merge(trie); err != nil {
 		t.Fatal(err)
 	}
-	now := append(earlier, netip.MustParsePrefix("10.0.0.2/32"))
+	now := slices.Concat(earlier, []netip.Prefix{netip.MustParsePrefix("10.0.0.2/32")})
 	for _, prefix := range now {
 		if !slices.Contains(set.list(), prefix) {
 			t.Errorf("knows %v, and not %v", set.list(), prefix)

@@ -27,7 +27,8 @@ type mine struct {
 
 // Remnants returns the undos of cls_bpf filters, and of clsacts without any
 // filter, that carry our mark in any network namespace and that no live process
-// owns: a run that is alive holds its program open. A clsact without the mark is
+// owns: a run that is alive holds its program open. Processes of a PID namespace
+// that can't be seen from here are not found. A clsact without the mark is
 // somebody else's, and is left alone, filters of ours or not.
 func Remnants() ([]fault.Undo, error) {
 	var found []mine

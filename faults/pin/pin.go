@@ -245,6 +245,9 @@ func ofFault(dir string) error {
 	if err == nil && len(above) != 2 {
 		err = notOurs(dir)
 	}
+	if err == nil && strings.Contains(dir, ".") {
+		err = fmt.Errorf("%q can't be a directory for pins: bpffs takes no dots in names", dir)
+	}
 	return err
 }
 

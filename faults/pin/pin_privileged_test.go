@@ -185,7 +185,7 @@ func TestNothingIsTouchedWithoutARecord(t *testing.T) {
 	if err := os.Remove(filepath.Dir(rec.dir)); err != nil {
 		t.Error(err)
 	}
-	for _, dir := range []string{pin.Root, filepath.Dir(rec.dir)} {
+	for _, dir := range []string{pin.Root, filepath.Dir(rec.dir), pin.Root + "/1.2/3"} {
 		if _, err := pin.New(t.Context(), &recorder{dir: dir}); err == nil {
 			t.Errorf("pins in %q", dir)
 		}
