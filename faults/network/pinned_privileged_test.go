@@ -57,7 +57,9 @@ func (p *pinned) pair(count int) env.UDPPair {
 // had happened: the n-th packet gets the choice that it would have got.
 func TestPinnedFaultIsAdopted(t *testing.T) {
 	eachPinned(t, func(t *testing.T, p *pinned) {
-		const count = 1000
+		// A guest under load drops what is more than net.core.netdev_max_backlog (1000)
+		// at a time.
+		const count = 500
 		pair := p.pair(count)
 		p.begin(10 * time.Minute)
 		if names := p.pins(p.records.pinDir); len(names) == 0 {
@@ -259,12 +261,12 @@ func pinAnother(path string) error {
 	return errors.Join(program.Pin(path), program.Close())
 }
 
-// The process is killed after each of the steps that can be seen from outside.
+// The process is killed somewhere while it pins; faults/pin has every step.
 func TestKilledWhilePinning(t *testing.T) {
 	eachPinned(t, func(t *testing.T, p *pinned) {
 		p.pair(1) // the target needs a process to have an interface
 		whole := 0
-		for at := 0; ; at++ {
+		for at := 0; ; at += 3 {
 			p.launch(10 * time.Minute)
 			err := env.Within(20*time.Second, func() error {
 				done := p.pins(p.records.pinDir)
@@ -279,7 +281,7 @@ func TestKilledWhilePinning(t *testing.T) {
 			p.process.Kill()
 			if left := len(p.pins(p.records.pinDir)); left > 0 {
 				if whole = left; whole < at {
-					t.Logf("%d pins, killed %d times", whole, at+1)
+					t.Logf("%d pins, killed %d times", whole, at/3+1)
 				}
 			}
 			p.records.watches = nil
