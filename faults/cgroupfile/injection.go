@@ -209,8 +209,8 @@ func (in *injection) countLast() fault.Counters {
 
 func (in *injection) end(ctx context.Context, s setting) error {
 	if in.started {
-		if err := s.look(); err != nil {
-			in.log.Warn("nothing is restored", "fault", in.fault.Kind.Name, "error", err)
+		if err := s.look(); errors.Is(err, errNotOurs) {
+			in.log.Warn("a value is not restored", "fault", in.fault.Kind.Name, "error", err)
 		}
 	}
 	if err := s.undone.Undo(ctx); err != nil {

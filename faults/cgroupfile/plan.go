@@ -180,7 +180,7 @@ func (f *Fault) missing(c fault.Cgroup, dir *Dir, root string) error {
 		}
 	}
 	if len(lacking) > 0 {
-		return Refuse("cgroup %s has no %s, since the %s controller is not enabled for it: write +%s to %s (for a systemd unit: %s)",
+		return Refuse("cgroup %s has no %s, since the %s controller is not enabled for it: write +%s to %s (for a systemd unit: systemctl set-property --runtime UNIT %s)",
 			c.Path, f.File, f.Controller, f.Controller, strings.Join(lacking, ", then to "), accounting[f.Controller])
 	}
 	if kind, err := dir.Read("cgroup.type"); err == nil && kind == "threaded" {
@@ -190,9 +190,9 @@ func (f *Fault) missing(c fault.Cgroup, dir *Dir, root string) error {
 }
 
 // accounting are the settings of systemd.resource-control(5) that enable a
-// controller for a unit.
+// controller for a unit. CPUAccounting= does not: it needs no controller in v2.
 var accounting = map[string]string{
-	"cpu":    "CPUAccounting=yes or CPUWeight=100",
+	"cpu":    "CPUWeight=100",
 	"memory": "MemoryAccounting=yes",
 	"pids":   "TasksAccounting=yes",
 }

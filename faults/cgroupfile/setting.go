@@ -106,6 +106,9 @@ func (s Setting) begin(limit time.Time) error {
 		dir.write(s.File, s.Before, limit))
 }
 
+// errNotOurs: the file does not hold the fault's value any more.
+var errNotOurs = errors.New("changed by somebody else")
+
 // look says what has become of a value that was written; nil when it is there.
 func (s Setting) look() error {
 	dir, err := Open(s.Cgroup)
@@ -114,17 +117,15 @@ func (s Setting) look() error {
 	}
 	defer dir.Close()
 	now, err := dir.Read(s.File)
-	if err != nil {
+	switch {
+	case err != nil:
 		return fmt.Errorf("cgroup %s: %w", s.Cgroup.Path, err)
+	case now == s.Written:
+		return nil
+	case now == s.Before:
+		return fmt.Errorf("%s of cgroup %s holds %q again, as before: somebody else has taken the fault back", s.File, s.Cgroup.Path, now)
 	}
-	if now != s.Written {
-		return s.changed(now)
-	}
-	return nil
-}
-
-func (s Setting) changed(now string) error {
-	return fmt.Errorf("%s of cgroup %s was changed by somebody else, from our %q to %q, and is left so", s.File, s.Cgroup.Path, s.Written, now)
+	return fmt.Errorf("%s of cgroup %s was %w, from our %q to %q, and is left so", s.File, s.Cgroup.Path, errNotOurs, s.Written, now)
 }
 
 // watch compares a file with what it held before.

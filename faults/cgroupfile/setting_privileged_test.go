@@ -3,9 +3,11 @@
 package cgroupfile_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"os"
 	"strings"
 	"syscall"
@@ -87,7 +89,8 @@ func TestUndoFindsTheCgroupByItsID(t *testing.T) {
 
 func TestWhatSomebodyElseWroteIsKept(t *testing.T) {
 	target := newTarget(t)
-	i := env.Inject(t, pressure.Pids(), spec(), nil, target)
+	var log bytes.Buffer
+	i := env.Inject(t, pressure.Pids(), spec(), slog.New(slog.NewTextHandler(&log, nil)), target)
 	env.WriteFile(t, target, file, "77")
 	if err := i.Refresh(t.Context()); err == nil || !strings.Contains(err.Error(), `from our "100" to "77"`) {
 		t.Errorf("error %v", err)
@@ -95,6 +98,9 @@ func TestWhatSomebodyElseWroteIsKept(t *testing.T) {
 	i.End()
 	if got := env.ReadFile(t, target, file); got != "77" {
 		t.Errorf("holds %q", got)
+	}
+	if !strings.Contains(log.String(), "a value is not restored") {
+		t.Errorf("log %q", log.String())
 	}
 }
 

@@ -75,7 +75,7 @@ func TestForksFailAtTheLimit(t *testing.T) {
 	env.WriteFile(t, target, "cgroup.subtree_control", "+pids")
 	// The limit counts for the cgroups below.
 	leaf := env.Child(t, target, "leaf")
-	const script = "for i in 1 2 3 4 5; do sleep 1000 >/dev/null 2>&1 & echo $i; done"
+	const script = "for i in 1 2 3 4 5; do sleep 1000 >/dev/null 2>&1 & all=\"$all $!\"; echo $i; done; kill $all; wait"
 	i := env.Inject(t, pressure.Pids(), pids("3"), nil, target)
 	p := env.StartProgram(t, leaf, nil, "sh", "-c", script)
 	lines := []string{p.Line(), p.Line()}

@@ -40,7 +40,8 @@ func validateMemory(p *check.Problems, spec *v1.Fault) {
 }
 
 func planMemory(req fault.Request) (*cgroupfile.Fault, error) {
-	bytes, err := units.ParseBytes(req.Spec.GetMemoryPressure().GetLimit())
+	given := req.Spec.GetMemoryPressure().GetLimit()
+	bytes, err := units.ParseBytes(given)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +49,7 @@ func planMemory(req fault.Request) (*cgroupfile.Fault, error) {
 	page := uint64(os.Getpagesize())
 	rounded := bytes / page * page
 	if rounded == 0 {
-		return nil, cgroupfile.Refuse("a limit of %s is less than a page of memory (%s)", units.FormatBytes(bytes), units.FormatBytes(page))
+		return nil, cgroupfile.Refuse("a limit of %s is less than a page of memory (%s)", given, units.FormatBytes(page))
 	}
 	return &cgroupfile.Fault{
 		File:       cgroupfile.MemoryHigh,
