@@ -190,7 +190,7 @@ type experiment struct {
 }
 
 var experiments = []experiment{
-	{kind: "networkLoss", text: "networkLoss: {percent: 50}\n      mechanism: cls_bpf\n      filter: {direction: EGRESS}"},
+	{kind: "networkLoss", text: "networkLoss: {percent: 100}\n      mechanism: cls_bpf\n      filter: {direction: EGRESS}"},
 	{"cpuPressure", `cpuPressure: {limit: "50%"}`, "cpu.max", "50000 100000", "max 100000"},
 	{"memoryPressure", "memoryPressure: {limit: 512MiB}", "memory.high", "536870912", "max"},
 	{"pidsPressure", `pidsPressure: {limit: "100"}`, "pids.max", "100", "max"},
@@ -227,8 +227,10 @@ func (g *guest) runExperiments(worker int, random *rand.Rand, middle func()) err
 // runOnce runs one experiment of some faults, or with lossOnly of that one, whose
 // effect is certain.
 func (g *guest) runOnce(worker int, random *rand.Rand, lossOnly bool) error {
-	chosen := g.experiments[:1]
+	// Time for some packets, however slow the guest is.
+	chosen, longer := g.experiments[:1], 1000
 	if !lossOnly {
+		longer = 0
 		chosen = slices.Clone(g.experiments)
 		random.Shuffle(len(chosen), func(i, j int) { chosen[i], chosen[j] = chosen[j], chosen[i] })
 		chosen = chosen[:1+random.IntN(len(chosen))]
@@ -245,7 +247,7 @@ spec:
     faults:
 `, name, random.Uint32())
 	for _, e := range chosen {
-		fmt.Fprintf(&text, "    - name: %s\n      target: {cgroup: %s}\n      %s\n      duration: %dms\n", e.kind, cgroupOf(worker), e.text, 200+random.IntN(1000))
+		fmt.Fprintf(&text, "    - name: %s\n      target: {cgroup: %s}\n      %s\n      duration: %dms\n", e.kind, cgroupOf(worker), e.text, longer+200+random.IntN(1000))
 	}
 	path := filepath.Join("/tmp", name+".yaml")
 	if err := os.WriteFile(path, []byte(text.String()), 0o644); err != nil {
