@@ -33,6 +33,8 @@ type injection struct {
 type setting struct {
 	Setting
 	undone fault.Undone
+	// told is what Refresh has said of it.
+	told string
 }
 
 // count is the first and the last value of a counter.
@@ -61,7 +63,7 @@ func (in *injection) record(c fault.Cgroup, root string, rec fault.Recorder) err
 	if err != nil {
 		return err
 	}
-	in.settings = append(in.settings, setting{s, undone})
+	in.settings = append(in.settings, setting{Setting: s, undone: undone})
 	return nil
 }
 
@@ -117,10 +119,23 @@ func (in *injection) each(fn func(Setting) error) error {
 // nobody renews it any more, the guard process undoes the records.
 func (in *injection) Renew(fault.Lease) error { return nil }
 
-// Refresh implements fault.Injection: it tells of values that are not ours any
-// more.
+// Refresh implements fault.Injection: it tells once of each value that is not
+// ours any more.
 func (in *injection) Refresh(context.Context) error {
-	return in.each(func(s Setting) error { return s.look() })
+	var errs []error
+	for i := range in.settings {
+		s := &in.settings[i]
+		text := ""
+		err := s.look()
+		if err != nil {
+			text = err.Error()
+		}
+		if text != s.told {
+			errs = append(errs, err)
+		}
+		s.told = text
+	}
+	return errors.Join(errs...)
 }
 
 // Counters implements fault.Injection.

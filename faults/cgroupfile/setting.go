@@ -111,13 +111,10 @@ var errNotOurs = errors.New("changed by somebody else")
 
 // look says what has become of a value that was written; nil when it is there.
 func (s Setting) look() error {
-	dir, err := Open(s.Cgroup)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	now, err := dir.Read(s.File)
+	now, err := s.read()
 	switch {
+	case errors.Is(err, fault.ErrGone):
+		return fmt.Errorf("cgroup %s is %w", s.Cgroup.Path, fault.ErrGone)
 	case err != nil:
 		return fmt.Errorf("cgroup %s: %w", s.Cgroup.Path, err)
 	case now == s.Written:
@@ -126,6 +123,15 @@ func (s Setting) look() error {
 		return fmt.Errorf("%s of cgroup %s holds %q again, as before: somebody else has taken the fault back", s.File, s.Cgroup.Path, now)
 	}
 	return fmt.Errorf("%s of cgroup %s was %w, from our %q to %q, and is left so", s.File, s.Cgroup.Path, errNotOurs, s.Written, now)
+}
+
+func (s Setting) read() (string, error) {
+	dir, err := Open(s.Cgroup)
+	if err != nil {
+		return "", err
+	}
+	defer dir.Close()
+	return dir.Read(s.File)
 }
 
 // watch compares a file with what it held before.
@@ -139,12 +145,7 @@ func (w watch) Key() string {
 
 // State implements fault.Watch.
 func (w watch) State() ([]string, error) {
-	dir, err := Open(w.setting.Cgroup)
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	value, err := dir.Read(w.setting.File)
+	value, err := w.setting.read()
 	if errors.Is(err, os.ErrNotExist) {
 		// The controller was disabled, and its values are gone with it.
 		return nil, fault.ErrGone

@@ -95,6 +95,9 @@ func TestWhatSomebodyElseWroteIsKept(t *testing.T) {
 	if err := i.Refresh(t.Context()); err == nil || !strings.Contains(err.Error(), `from our "100" to "77"`) {
 		t.Errorf("error %v", err)
 	}
+	if err := i.Refresh(t.Context()); err != nil {
+		t.Errorf("said twice: %v", err)
+	}
 	i.End()
 	if got := env.ReadFile(t, target, file); got != "77" {
 		t.Errorf("holds %q", got)

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/pressure"
 	"faultline.dev/faultline/test/env"
@@ -94,6 +95,9 @@ func TestForksFailAtTheLimit(t *testing.T) {
 	}
 	if c := i.Count(); c.Injected != 1 {
 		t.Errorf("counters %+v after the end", c)
+	}
+	if c := env.Inject(t, pressure.Pids(), pids("3"), nil, target).Count(); c != (fault.Counters{}) {
+		t.Errorf("counters %+v of a fault that has just begun", c)
 	}
 }
 
