@@ -113,8 +113,8 @@ test-powercut: ## cut the power of a guest in the middle of faults, COUNT=3 time
 	build/powercut/powercut -count '$(COUNT)' $(ARGS)
 
 .PHONY: soak
-soak: build ## privileged tests on this kernel over and over, until one fails or FOR=10m is over (root)
-	@scripts/install-deps test; $(matrix) host $(narrow) -for '$(FOR)'
+soak: build ## the campaigns in full, for hours: 1,000 kills here and in KERNEL, 50 power cuts, then all tests for FOR=10m (root)
+	@KERNEL='$(or $(KERNEL),ei-6.12)' COUNT='$(if $(filter file,$(origin COUNT)),50,$(COUNT))' scripts/soak '$(FOR)'
 
 .PHONY: bench
 bench: ## what a fault costs per packet, as ratios of one run (root; KERNEL=debian-6.12 in a guest, ARGS)
