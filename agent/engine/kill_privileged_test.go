@@ -349,6 +349,9 @@ func TestDeathAtRandomTimes(t *testing.T) {
 		s := a.scenarios[random.IntN(len(a.scenarios))]
 		delay := time.Duration(random.Int64N(int64(whole)))
 		victim := []string{"run", "guard", "both", "term"}[random.IntN(4)]
+		if n%100 == 99 {
+			t.Logf("%d deaths", n+1)
+		}
 		label := fmt.Sprintf("%d: %s, %s after %s", n, s.name, victim, delay)
 		cmd := a.startScenario(s, "")
 		timer := time.NewTimer(delay)
