@@ -120,7 +120,7 @@ func (s Setting) look() error {
 	case now == s.Written:
 		return nil
 	case now == s.Before:
-		return fmt.Errorf("%s of cgroup %s holds %q again, as before: somebody else has taken the fault back", s.File, s.Cgroup.Path, now)
+		return fmt.Errorf("%s of cgroup %s holds %q again, as before: the guard process or somebody else has taken the fault back", s.File, s.Cgroup.Path, now)
 	}
 	return fmt.Errorf("%s of cgroup %s was %w, from our %q to %q, and is left so", s.File, s.Cgroup.Path, errNotOurs, s.Written, now)
 }
