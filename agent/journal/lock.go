@@ -54,7 +54,10 @@ func acquire(path string) (*lockFile, error) {
 		// lock needs a descriptor for writing; a read lock does not keep out
 		// a second one who reverts, but undoing twice does no harm.
 		kind = unix.F_RDLCK
-		f, err = os.Open(path)
+		reading, missing := os.Open(path)
+		if missing == nil {
+			f, err = reading, nil
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock: %w", err)

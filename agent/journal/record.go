@@ -3,6 +3,7 @@ package journal
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"strconv"
@@ -139,6 +140,10 @@ func read(b []byte) contents {
 		default:
 			c.corrupt = append(c.corrupt, fmt.Errorf("line %d: type %q is not known", n, r.Type))
 		}
+	}
+	if c.run.Type == "" && len(c.corrupt) == 0 {
+		// It is on the disk before the run has its directory.
+		c.corrupt = append(c.corrupt, errors.New("line 1: the record of the run is missing"))
 	}
 	for _, o := range open {
 		if !closed[o.Seq] {
