@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +49,23 @@ func (e *Engine) cleanUp(ctx context.Context) error {
 		e.Log.Warn("taken back what a run left whose process had died", "run", r.GetRunId(), "fault", r.GetFault(), "what", r.GetDescription())
 	}
 	return err
+}
+
+// cleanUpFirst is cleanUp for a run that is not planned yet. On a machine where
+// nothing is left it touches nothing.
+func (e *Engine) cleanUpFirst(ctx context.Context) (err error) {
+	runs, err := journal.List(e.StateDir)
+	dead := slices.ContainsFunc(runs, func(r journal.Run) bool { return !r.Alive && !resumable(r) })
+	if err != nil || !dead {
+		return nil // join says what is wrong
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	unlock, err := journal.Lock(ctx, e.StateDir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(e.cleanUp(ctx), unlock())
 }
 
 // join makes the run one of this machine's: it is compared with the others, gets

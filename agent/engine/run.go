@@ -55,6 +55,8 @@ type run struct {
 	mu     sync.Mutex
 	phase  string
 	faults []*active
+	// untold tells that other processes don't see the last status.
+	untold bool
 
 	saving sync.Mutex
 }
@@ -146,6 +148,10 @@ func (r *run) readProbes() error {
 
 func (r *run) all(ctx context.Context) error {
 	if err := r.allowed(); err != nil {
+		return err
+	}
+	// First, or what a dead run has left would be taken for the machine's own.
+	if err := r.engine.cleanUpFirst(ctx); err != nil {
 		return err
 	}
 	// Everything is planned before anything is done, so that what is wrong
@@ -402,9 +408,11 @@ func (r *run) tell() {
 	status.Phase = r.phase
 	status.Remaining = durationpb.New(r.remaining())
 	if r.journal != nil {
-		if err := r.journal.WriteStatus(status); err != nil {
-			r.engine.Log.Warn("status is not up to date", "error", err)
+		err := r.journal.WriteStatus(status)
+		if err != nil && !r.untold {
+			r.engine.Log.Warn("faultline status is not up to date", "error", err)
 		}
+		r.untold = err != nil
 	}
 	r.progress(status)
 }
