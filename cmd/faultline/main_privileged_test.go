@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,6 +35,7 @@ const patience = 30 * time.Second
 // world is what a test may harm: a cgroup with an application that sends a
 // datagram every two milliseconds over a network of its own.
 type world struct {
+	t        *testing.T
 	root     string
 	top, app fault.Cgroup
 	network  testenv.Network
@@ -44,15 +46,22 @@ func newWorld(t *testing.T, stateDir string) *world {
 	t.Helper()
 	top := testenv.Cgroup(t)
 	w := &world{
+		t:        t,
 		root:     testenv.CgroupRoot(t),
 		top:      top,
 		app:      testenv.Child(t, top, "app"),
 		network:  testenv.NewNetwork(t),
 		stateDir: stateDir,
 	}
-	var ready string
-	testenv.StartProgram(t, w.app, w.network.A, "chatter", testenv.AddressB+":7000").Read(&ready)
+	w.chatter(w.app)
 	return w
+}
+
+// chatter starts the application in a cgroup.
+func (w *world) chatter(c fault.Cgroup) {
+	w.t.Helper()
+	var ready string
+	testenv.StartProgram(w.t, c, w.network.A, "chatter", testenv.AddressB+":7000").Read(&ready)
 }
 
 // below is a cgroup's path from the mount point.
@@ -64,6 +73,10 @@ func (w *world) untouched() error {
 	if left, err := os.ReadDir(filepath.Join(w.stateDir, "runs")); err == nil && len(left) > 0 {
 		errs = append(errs, fmt.Errorf("there is a run: %s", left[0].Name()))
 	}
+	if frozen := testenv.ReadStat(w.t, w.app, "cgroup.events", "frozen"); frozen != 0 {
+		errs = append(errs, errors.New("the cgroup is frozen"))
+	}
+	errs = append(errs, testenv.Within(patience, w.unguarded))
 	dir, err := os.Open(w.app.Path)
 	if err != nil {
 		return err
@@ -101,50 +114,77 @@ func (w *world) untouched() error {
 	return errors.Join(errs...)
 }
 
-// active waits until a fault of a run has hit something.
-func (w *world) active() error {
+// active waits until every fault of a run has hit something: of the run of a
+// name, or of some run.
+func (w *world) active(names ...string) error {
 	return testenv.Within(patience, func() error {
 		runs, err := journal.List(w.stateDir)
 		if err != nil {
 			return err
 		}
 		for _, run := range runs {
-			for _, f := range run.Status.GetFaults() {
-				if f.GetState() == v1.FaultState_ACTIVE && f.GetInjected() > 0 {
-					return nil
-				}
+			if len(names) > 0 && run.Name != names[0] {
+				continue
+			}
+			idle := slices.ContainsFunc(run.Status.GetFaults(), func(f *v1.FaultResult) bool {
+				return f.GetState() != v1.FaultState_ACTIVE || f.GetInjected() == 0
+			})
+			if !idle && len(run.Status.GetFaults()) > 0 {
+				return nil
 			}
 		}
-		return fmt.Errorf("no fault is active in %d runs", len(runs))
+		return fmt.Errorf("no faults of %q are active in %d runs", names, len(runs))
 	})
 }
 
 // TestPrivilegedScripts gives each script a world of its own.
 func TestPrivilegedScripts(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join("testdata", "privileged", "*.txtar"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scripts: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+	for _, file := range scripts(t, "privileged") {
+		t.Run(scriptName(file), func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, filepath.Join(t.TempDir(), "state"))
-			testscript.Run(t, testscript.Params{
-				Files:               []string{file},
-				RequireExplicitExec: true,
-				UpdateScripts:       os.Getenv("FAULTLINE_UPDATE") != "",
-				Cmds:                w.commands(),
-				Setup: func(e *testscript.Env) error {
-					e.Setenv("FAULTLINE_STATE_DIR", w.stateDir)
-					e.Setenv("TOP", w.below(w.top))
-					e.Setenv("TOP_DIR", w.top.Path)
-					e.Setenv("APP", w.below(w.app))
-					e.Setenv("APP_DIR", w.app.Path)
-					return fill(e.WorkDir, e.Vars)
-				},
-			})
+			newWorld(t, filepath.Join(t.TempDir(), "state")).play(file)
 		})
 	}
+}
+
+// TestLonelyScripts are those that take back whatever has the mark of faultline
+// on this machine, and those whose faults are left without a process: each
+// would be in the way of others.
+func TestLonelyScripts(t *testing.T) {
+	for _, file := range scripts(t, "lonely") {
+		t.Run(scriptName(file), func(t *testing.T) {
+			newWorld(t, filepath.Join(t.TempDir(), "state")).play(file)
+		})
+	}
+}
+
+func scripts(t *testing.T, dir string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("testdata", dir, "*.txtar"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts in %s: %v", dir, err)
+	}
+	return files
+}
+
+func scriptName(file string) string { return strings.TrimSuffix(filepath.Base(file), ".txtar") }
+
+// play runs a script in the world.
+func (w *world) play(file string) {
+	testscript.Run(w.t, testscript.Params{
+		Files:               []string{file},
+		RequireExplicitExec: true,
+		UpdateScripts:       os.Getenv("FAULTLINE_UPDATE") != "",
+		Cmds:                w.commands(),
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("FAULTLINE_STATE_DIR", w.stateDir)
+			e.Setenv("TOP", w.below(w.top))
+			e.Setenv("TOP_DIR", w.top.Path)
+			e.Setenv("APP", w.below(w.app))
+			e.Setenv("APP_DIR", w.app.Path)
+			return fill(e.WorkDir, e.Vars)
+		},
+	})
 }
 
 // fill puts the variables into the documents of a script.
@@ -173,8 +213,9 @@ func fill(dir string, vars []string) error {
 
 func (w *world) commands() map[string]func(*testscript.TestScript, bool, []string) {
 	out := maps.Clone(commands)
+	maps.Copy(out, w.hostile())
 	out["untouched"] = func(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(w.untouched()) }
-	out["active"] = func(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(w.active()) }
+	out["active"] = func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(w.active(args...)) }
 	// remnant leaves what a run leaves whose revert failed.
 	out["remnant"] = func(ts *testscript.TestScript, _ bool, _ []string) {
 		j, err := journal.Create(w.stateDir, "20200101-000000-00000000", "long-gone")

@@ -16,10 +16,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
-		"faultline": main,
-		"chatter":   chatter,
-	})
+	isolate()
+	testscript.Main(m, programs)
+}
+
+// programs are what this test binary is under another name.
+var programs = map[string]func(){
+	"faultline": main,
+	"chatter":   chatter,
 }
 
 // chatter sends a datagram to its argument every two milliseconds until it is

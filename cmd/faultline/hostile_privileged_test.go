@@ -1,0 +1,257 @@
+//go:build linux && privileged
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+
+	"faultline.dev/faultline/agent/journal"
+	testenv "faultline.dev/faultline/test/env"
+)
+
+// hostile are the commands with which scripts make surroundings that a run does
+// not expect.
+func (w *world) hostile() map[string]func(*testscript.TestScript, bool, []string) {
+	plain := func(usage string, arguments int, fn func(ts *testscript.TestScript, args []string) error) func(*testscript.TestScript, bool, []string) {
+		return func(ts *testscript.TestScript, neg bool, args []string) {
+			if neg || len(args) < arguments {
+				ts.Fatalf("usage: %s", usage)
+			}
+			ts.Check(fn(ts, args))
+		}
+	}
+	return map[string]func(*testscript.TestScript, bool, []string){
+		"disk": plain("disk TYPE SIZE", 2, func(ts *testscript.TestScript, args []string) error {
+			image, err := w.mountState(args[0], args[1])
+			ts.Setenv("DISK", image)
+			return err
+		}),
+		"nodisk": plain("nodisk", 0, func(*testscript.TestScript, []string) error { return w.unmountState() }),
+		"fill":   plain("fill", 0, func(*testscript.TestScript, []string) error { return w.fill() }),
+		"empty": plain("empty", 0, func(*testscript.TestScript, []string) error {
+			return os.Remove(w.filler())
+		}),
+		"break": plain("break", 0, func(*testscript.TestScript, []string) error { return w.breakDisk() }),
+		"targets": plain("targets NUMBER", 1, func(_ *testscript.TestScript, args []string) error {
+			return w.targets(args[0])
+		}),
+		"signal": plain("signal SIGNAL run|guard [NAME]", 2, func(_ *testscript.TestScript, args []string) error {
+			return w.signal(args[0], args[1], args[2:])
+		}),
+		"damage": plain("damage flip|cut|garbage|empty", 1, func(_ *testscript.TestScript, args []string) error {
+			return w.damage(args[0])
+		}),
+		"until": plain("until REGEXP PROGRAM ARGUMENTS...", 2, func(ts *testscript.TestScript, args []string) error {
+			return until(ts, args[0], args[1], args[2:])
+		}),
+	}
+}
+
+// mountState mounts a file system of a size at the state directory: tmpfs, or
+// ext4, in an image, that turns read-only at the first error.
+func (w *world) mountState(kind, size string) (image string, err error) {
+	if err := os.MkdirAll(w.stateDir, 0o700); err != nil {
+		return "", err
+	}
+	w.t.Cleanup(func() { _ = unix.Unmount(w.stateDir, unix.MNT_DETACH) })
+	if kind == "tmpfs" {
+		return "", unix.Mount("tmpfs", w.stateDir, "tmpfs", 0, "mode=0700,size="+size)
+	}
+	image = filepath.Join(w.t.TempDir(), "disk")
+	return image, errors.Join(
+		tool("truncate", "--size", size, image),
+		tool("mkfs."+kind, "-q", image),
+		tool("mount", "-t", kind, "-o", "loop,errors=remount-ro", image, w.stateDir),
+	)
+}
+
+func (w *world) unmountState() error { return unix.Unmount(w.stateDir, 0) }
+
+// tool runs a program that must succeed.
+func tool(name string, args ...string) error {
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, out)
+	}
+	return nil
+}
+
+func (w *world) filler() string { return filepath.Join(w.stateDir, "filler") }
+
+// fill leaves no byte on the disk of the state directory.
+func (w *world) fill() error {
+	f, err := os.Create(w.filler())
+	if err != nil {
+		return err
+	}
+	for size := 64 << 10; size > 0 && err == nil; size /= 2 {
+		for err == nil {
+			_, err = f.Write(make([]byte, size))
+		}
+		if errors.Is(err, unix.ENOSPC) {
+			err = nil
+		}
+	}
+	return errors.Join(err, f.Close())
+}
+
+// breakDisk reports an error to the ext4 of the state directory, as a disk
+// does that can't be read any more: it allows no writing from then on.
+func (w *world) breakDisk() error {
+	var st unix.Stat_t
+	if err := unix.Stat(w.stateDir, &st); err != nil {
+		return err
+	}
+	device, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join("/sys/fs/ext4", filepath.Base(device), "trigger_fs_error"), []byte("1"), 0)
+}
+
+// targets starts applications in cgroups beside the first one: APP with
+// 1, 2, 3 behind its name.
+func (w *world) targets(text string) error {
+	n, err := strconv.Atoi(text)
+	for i := range n {
+		w.chatter(testenv.Child(w.t, w.top, filepath.Base(w.app.Path)+strconv.Itoa(i+1)))
+	}
+	return err
+}
+
+// signal sends a signal to the process of a run or to its guard; to those of
+// the only run without a name.
+func (w *world) signal(name, whom string, names []string) error {
+	runs, err := journal.List(w.stateDir)
+	if err != nil {
+		return err
+	}
+	runs = slices.DeleteFunc(runs, func(r journal.Run) bool { return len(names) > 0 && r.Name != names[0] })
+	if len(runs) != 1 {
+		return fmt.Errorf("%d runs are named %q", len(runs), names)
+	}
+	pid := runs[0].PID
+	if whom == "guard" {
+		guards, err := w.guards()
+		if err != nil {
+			return err
+		}
+		if pid = guards[runs[0].ID]; pid == 0 {
+			return fmt.Errorf("run %s has no guard", runs[0].ID)
+		}
+	}
+	number := unix.SignalNum("SIG" + name)
+	if number == 0 || pid == 0 {
+		return fmt.Errorf("signal %q to process %d", name, pid)
+	}
+	if err := unix.Kill(pid, number); err != nil {
+		return err
+	}
+	if number != unix.SIGKILL {
+		return nil
+	}
+	return testenv.Within(patience, func() error {
+		if state := processState(pid); state != "" && state != "Z" && state != "X" {
+			return fmt.Errorf("process %d is in state %s", pid, state)
+		}
+		return nil
+	})
+}
+
+// processState is the letter of proc_pid_stat(5), "" for no process.
+func processState(pid int) string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return ""
+	}
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	return fields[0]
+}
+
+// guards are the processes that guard runs of this world, by run id.
+func (w *world) guards() (map[string]int, error) {
+	entries, err := os.ReadDir("/proc")
+	found := map[string]int{}
+	for _, e := range entries {
+		pid, notProcess := strconv.Atoi(e.Name())
+		if notProcess != nil {
+			continue
+		}
+		// One that is ending has no arguments.
+		line, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		args := strings.Split(string(line), "\x00")
+		if len(args) > 2 && args[1] == "guard" && slices.Contains(args, w.stateDir) {
+			found[args[2]] = pid
+		}
+	}
+	return found, err
+}
+
+// unguarded is the error of a guard that is still there.
+func (w *world) unguarded() error {
+	guards, err := w.guards()
+	for run, pid := range guards {
+		err = errors.Join(err, fmt.Errorf("process %d guards run %s", pid, run))
+	}
+	return err
+}
+
+// damage spoils the journal of the only run.
+func (w *world) damage(how string) error {
+	runs, err := journal.List(w.stateDir)
+	if err != nil || len(runs) != 1 {
+		return fmt.Errorf("%d runs, %w", len(runs), err)
+	}
+	path := filepath.Join(runs[0].Dir, "journal")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	lines := bytes.SplitAfter(b, []byte("\n"))
+	if len(lines) < 3 {
+		return fmt.Errorf("the journal has %d lines", len(lines))
+	}
+	switch how {
+	case "flip": // a bit of the first undo
+		lines[1][len(lines[1])/2] ^= 0x10
+	case "cut": // the beginning of the first undo is gone
+		lines[1] = lines[1][len(lines[1])/2:]
+	case "garbage":
+		lines[1] = append(bytes.Repeat([]byte{0, 0xff, 'x'}, 100), '\n')
+	case "empty":
+		lines = nil
+	default:
+		return fmt.Errorf("damage %q", how)
+	}
+	return os.WriteFile(path, bytes.Join(lines, nil), 0o600)
+}
+
+// until runs a program again and again until a line of what it prints matches.
+func until(ts *testscript.TestScript, expression, program string, args []string) error {
+	wanted, err := regexp.Compile("(?m)" + expression)
+	if err != nil {
+		return err
+	}
+	deadline := time.Now().Add(patience)
+	for {
+		_ = ts.Exec(program, args...) // its answer is what counts
+		if wanted.MatchString(ts.ReadFile("stdout")) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s %s: no line matches %q", program, strings.Join(args, " "), expression)
+		}
+	}
+}
