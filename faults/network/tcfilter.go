@@ -55,7 +55,9 @@ func (TCFilter) Survives() bool { return false }
 // Undo implements fault.Undo. A namespace, interface, filter or qdisc that is
 // gone has nothing to undo.
 func (f TCFilter) Undo(context.Context) error {
-	return f.at(f.remove)
+	return f.at(func(ns *namespace, h *netlink.Handle, link netlink.Link) error {
+		return ns.exclusively(func() error { return f.remove(ns, h, link) })
+	})
 }
 
 // at calls fn with the interface, where it still exists.
@@ -153,16 +155,20 @@ func addTCFilter(ctx context.Context, i iface, program *ebpf.Program, rec fault.
 		DirectAction: true,
 	}
 	for try := 1; ; try++ {
-		if err = addClsact(i.namespace, i.index); err != nil {
-			err = fmt.Errorf("adding clsact to %s: %w", i, err)
-			break
-		}
-		failpoint.Hit(failpoint.ClsactAdded)
-		if err = h.FilterAdd(filter); err == nil {
+		err = i.namespace.exclusively(func() error {
+			if err := addClsact(i.namespace, i.index); err != nil {
+				return fmt.Errorf("adding clsact to %s: %w", i, err)
+			}
+			failpoint.Hit(failpoint.ClsactAdded)
+			if err := h.FilterAdd(filter); err != nil {
+				return fmt.Errorf("adding a cls_bpf filter to %s: %w", i, err)
+			}
 			failpoint.Hit(failpoint.FilterAdded)
+			return nil
+		})
+		if err == nil {
 			return undone, nil
 		}
-		err = fmt.Errorf("adding a cls_bpf filter to %s: %w", i, err)
 		if present, look := hasClsact(h, link); present || look != nil || try == addTries {
 			break
 		}

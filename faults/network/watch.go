@@ -155,7 +155,11 @@ func (w interfaceWatch) State() ([]string, error) {
 		return nil, fault.ErrGone
 	}
 	defer func() { _ = ns.close() }()
-	lines, err := w.state(ns)
+	var lines []string
+	err = ns.exclusively(func() (err error) {
+		lines, err = w.state(ns)
+		return err
+	})
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil, fault.ErrGone
 	}
