@@ -168,6 +168,8 @@ func every(ctx context.Context, interval time.Duration, fn func()) {
 // revert takes the fault back. It is not hurried by the end of the run.
 func (a *active) revert(ctx context.Context) error {
 	failpoint.Hit(failpoint.Held)
+	// The guard leaves it to this process for another lease.
+	_ = a.run.tellGuard(a, fault.Lease{Deadline: fault.BootTime() + uint64(a.run.leaseTimeout())})
 	err := a.injection.Revert(context.WithoutCancel(ctx))
 	failpoint.Hit(failpoint.Reverted)
 	a.read()
