@@ -17,9 +17,13 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"faultline.dev/faultline/agent/journal"
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults/pin"
 	testenv "faultline.dev/faultline/test/env"
+	"faultline.dev/faultline/test/vm/kernels"
 )
 
 // hostile are the commands with which scripts make surroundings that a run does
@@ -53,6 +57,12 @@ func (w *world) hostile() map[string]func(*testscript.TestScript, bool, []string
 		}),
 		"damage": plain("damage flip|cut|garbage|empty", 1, func(_ *testscript.TestScript, args []string) error {
 			return w.damage(args[0])
+		}),
+		"clock":    plain("clock DURATION", 1, func(_ *testscript.TestScript, args []string) error { return w.moveClock(args[0]) }),
+		"counting": plain("counting", 0, func(*testscript.TestScript, []string) error { return w.counting() }),
+		"unpinned": plain("unpinned", 0, func(*testscript.TestScript, []string) error { return unpinned() }),
+		"counted": plain("counted STATUS RESULT", 2, func(ts *testscript.TestScript, args []string) error {
+			return counted(ts.ReadFile(args[0]), ts.ReadFile(args[1]))
 		}),
 		"until": plain("until REGEXP PROGRAM ARGUMENTS...", 2, func(ts *testscript.TestScript, args []string) error {
 			return until(ts, args[0], args[1], args[2:])
@@ -236,6 +246,85 @@ func (w *world) damage(how string) error {
 		return fmt.Errorf("damage %q", how)
 	}
 	return os.WriteFile(path, bytes.Join(lines, nil), 0o600)
+}
+
+// moveClock sets the clock of the machine forward or back, until the end of the
+// test.
+func (w *world) moveClock(text string) error {
+	by, err := time.ParseDuration(text)
+	if err != nil {
+		return err
+	}
+	if _, guest, err := kernels.Current(); !guest || err != nil {
+		return fmt.Errorf("the clock of this machine is not the test's: %w", err)
+	}
+	if err := setClock(by); err != nil {
+		return err
+	}
+	w.t.Cleanup(func() {
+		if err := setClock(-by); err != nil {
+			w.t.Error(err)
+		}
+	})
+	return nil
+}
+
+func setClock(by time.Duration) error {
+	then := unix.NsecToTimeval(time.Now().Add(by).UnixNano())
+	return unix.Settimeofday(&then)
+}
+
+// counting waits until a run counts more than it has: what it says of its state
+// may be the word of the process before.
+func (w *world) counting() error {
+	matched := func() (sum uint64) {
+		runs, _ := journal.List(w.stateDir)
+		for _, run := range runs {
+			for _, f := range run.Status.GetFaults() {
+				sum += f.GetMatched()
+			}
+		}
+		return sum
+	}
+	first := matched()
+	return testenv.Within(patience, func() error {
+		if now := matched(); now <= first {
+			return fmt.Errorf("%d matched, as before", now)
+		}
+		return nil
+	})
+}
+
+// unpinned is the error of pins that are left.
+func unpinned() error {
+	left, err := os.ReadDir(pin.Root)
+	if err == nil && len(left) > 0 {
+		return fmt.Errorf("%s is in %s", left[0].Name(), pin.Root)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// counted is the error of a result that does not go on from an earlier status
+// of its run: with the same dice, and with more packets.
+func counted(status, result string) error {
+	var before v1.NodeStatus
+	var after v1.Result
+	if err := errors.Join(protojson.Unmarshal([]byte(status), &before), protojson.Unmarshal([]byte(result), &after)); err != nil {
+		return err
+	}
+	first, last := before.GetRuns()[0], after.GetFaults()[0]
+	if first.GetRunId() != after.GetRunId() || last.GetMatched() <= first.GetFaults()[0].GetMatched() {
+		return fmt.Errorf("run %s had %v, and as run %s %v", first.GetRunId(), first.GetFaults()[0], after.GetRunId(), last)
+	}
+	// The chatter sends 500 a second at the most, through all of the fault.
+	took := last.GetEndTime().AsTime().Sub(last.GetStartTime().AsTime())
+	if rate := float64(last.GetMatched()) / took.Seconds(); rate < 100 {
+		return fmt.Errorf("%.0f packets a second matched in %s: some are not counted", rate, took)
+	}
+	return nil
 }
 
 // until runs a program again and again until a line of what it prints matches.

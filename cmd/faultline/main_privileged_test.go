@@ -27,6 +27,7 @@ import (
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/fault"
 	testenv "faultline.dev/faultline/test/env"
+	"faultline.dev/faultline/test/vm/kernels"
 )
 
 // patience is how long a test waits for something that comes in moments.
@@ -158,6 +159,21 @@ func TestLonelyScripts(t *testing.T) {
 	}
 }
 
+// TestClockScripts set the clock, which is the machine's: only in a guest, and
+// with nothing beside them.
+func TestClockScripts(t *testing.T) {
+	if _, guest, err := kernels.Current(); err != nil {
+		t.Fatal(err)
+	} else if !guest {
+		t.Skip("the clock of this machine is not the test's")
+	}
+	for _, file := range scripts(t, "clock") {
+		t.Run(scriptName(file), func(t *testing.T) {
+			newWorld(t, filepath.Join(t.TempDir(), "state")).play(file)
+		})
+	}
+}
+
 func scripts(t *testing.T, dir string) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join("testdata", dir, "*.txtar"))
@@ -214,7 +230,11 @@ func fill(dir string, vars []string) error {
 func (w *world) commands() map[string]func(*testscript.TestScript, bool, []string) {
 	out := maps.Clone(commands)
 	maps.Copy(out, w.hostile())
-	out["untouched"] = func(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(w.untouched()) }
+	out["untouched"] = func(ts *testscript.TestScript, neg bool, _ []string) {
+		if err := w.untouched(); (err == nil) == neg {
+			ts.Fatalf("left: %v", err)
+		}
+	}
 	out["active"] = func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(w.active(args...)) }
 	// remnant leaves what a run leaves whose revert failed.
 	out["remnant"] = func(ts *testscript.TestScript, _ bool, _ []string) {

@@ -1,0 +1,255 @@
+//go:build linux && privileged
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"faultline.dev/faultline/faults"
+	"faultline.dev/faultline/faults/kernel"
+	"faultline.dev/faultline/faults/pin"
+	testenv "faultline.dev/faultline/test/env"
+	"faultline.dev/faultline/test/vm/kernels"
+)
+
+// frozenLease is the leaseTimeout of the runs that are frozen.
+const frozenLease = 2 * time.Second
+
+// freezing is a fault whose run is frozen.
+type freezing struct {
+	kind, mechanism, persistence string
+	// fields are the fault's own, in the document.
+	fields string
+	needs  kernel.Capability
+	// file of the cgroup that tells of the fault, for faults that no datagram
+	// feels.
+	file string
+}
+
+func (f freezing) name() string {
+	return strings.Join(slices.DeleteFunc([]string{f.kind, f.mechanism, f.persistence}, func(s string) bool { return s == "" }), "/")
+}
+
+var freezings = []freezing{
+	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "tcx", needs: kernel.TCX},
+	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "cls_bpf", needs: kernel.ClsBPF},
+	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "cgroup_skb", needs: kernel.CgroupSKB},
+	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "tcx", persistence: "PINNED", needs: kernel.TCX},
+	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "cls_bpf", persistence: "PINNED", needs: kernel.ClsBPF},
+	{kind: "networkPartition", fields: "{}", needs: kernel.CgroupSKB},
+	{kind: "networkPartition", fields: "{}", persistence: "PINNED", needs: kernel.CgroupSKB},
+	{kind: "cpuPressure", fields: "{limit: 20%}", file: "cpu.max", needs: kernel.CPUController},
+	{kind: "memoryPressure", fields: "{limit: 64MiB}", file: "memory.high", needs: kernel.MemoryController},
+	{kind: "pidsPressure", fields: `{limit: "50"}`, file: "pids.max", needs: kernel.PidsController},
+	{kind: "processPause", fields: "{}", needs: kernel.CgroupFreeze},
+}
+
+// A run that is frozen renews nothing: its fault ends with the lease, by the
+// kernel or by the guard, and when the run goes on it finds that and ends.
+func TestFrozenRun(t *testing.T) {
+	for _, kind := range faults.Catalogue() {
+		if kind.Built() && !slices.ContainsFunc(freezings, func(f freezing) bool { return f.kind == kind.Name }) {
+			t.Errorf("no run of %s is frozen", kind.Name)
+		}
+	}
+	for _, f := range freezings {
+		t.Run(f.name(), func(t *testing.T) {
+			t.Parallel()
+			f.freeze(t)
+		})
+	}
+}
+
+func (f freezing) freeze(t *testing.T) {
+	w := newWorld(t, filepath.Join(t.TempDir(), "state"))
+	if answer := kernel.NewProber(w.root, slog.New(slog.DiscardHandler)).Probe(t.Context(), f.needs); !answer.OK() {
+		kernels.Missing(t, string(f.needs), errors.New(answer.Reason))
+	}
+	if f.file != "" {
+		w.app = testenv.Child(t, testenv.Controlled(t, f.needs), "app")
+		w.chatter(w.app)
+	}
+	state := f.watch(w)
+	before := state()
+	run := w.start(f.document(w))
+	if err := testenv.Within(patience, func() error {
+		if f.file == "" {
+			return w.active()
+		}
+		if state() == before {
+			return fmt.Errorf("%s is %q", f.file, before)
+		}
+		return nil
+	}); err != nil {
+		t.Fatalf("%v\n%s", err, run.stderr)
+	}
+	if err := run.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	frozen := time.Now()
+	if err := testenv.Within(patience, func() error {
+		if now := processState(run.cmd.Process.Pid); now != "T" {
+			return fmt.Errorf("the run is in state %s", now)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	during := state()
+	if err := testenv.Within(patience, func() error {
+		if now := state(); now == during {
+			return fmt.Errorf("still %q", now)
+		}
+		return nil
+	}); err != nil {
+		t.Fatalf("the fault goes on: %v\n%s", err, run.stderr)
+	}
+	took := time.Since(frozen)
+	// A run renews when a quarter of the lease is over, and looks four times a
+	// second.
+	if took < frozenLease/4 {
+		t.Errorf("the fault ended %s after the run was frozen: it was not its lease that ended it", took)
+	}
+	// The speed of an emulated machine says nothing.
+	if _, guest, _ := kernels.Current(); !guest && took > frozenLease+time.Second {
+		t.Errorf("the fault ended %s after the run was frozen; the lease is %s", took, frozenLease)
+	}
+	if now := state(); f.file != "" && now != before {
+		t.Errorf("%s is %q, and was %q", f.file, now, before)
+	}
+	if err := run.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	run.wants(exitAborted, "^ABORTED  frozen", "the lease of \""+f.kind+"\" ran out: nobody renewed it for 2s", "  rollback: VERIFIED")
+	if err := errors.Join(w.untouched(), unpinnedBy(run)); err != nil {
+		t.Error(err)
+	}
+}
+
+func (f freezing) document(w *world) string {
+	extra := ""
+	if f.mechanism != "" {
+		extra += ", mechanism: " + f.mechanism
+	}
+	if f.persistence != "" {
+		extra += ", persistence: " + f.persistence
+	}
+	if f.mechanism == "cgroup_skb" {
+		extra += ", filter: {direction: EGRESS}"
+	}
+	return fmt.Sprintf(`apiVersion: faultline.dev/v1alpha1
+kind: Experiment
+metadata: {name: frozen}
+spec:
+  leaseTimeout: %s
+  steps:
+  - faults:
+    - {target: {cgroup: %s}, %s: %s, duration: 10m%s}
+`, frozenLease, w.below(w.app), f.kind, f.fields, extra)
+}
+
+// watch returns what tells of the fault: how many datagrams have arrived, or
+// what a file holds.
+func (f freezing) watch(w *world) func() string {
+	if f.file != "" {
+		return func() string { return testenv.ReadFile(w.t, w.app, f.file) }
+	}
+	count := w.count()
+	return func() string { return fmt.Sprint(count.Load()) }
+}
+
+// count counts the datagrams that arrive on the other side.
+func (w *world) count() *atomic.Int64 {
+	w.t.Helper()
+	var socket net.PacketConn
+	w.network.B.Do(func() (err error) {
+		socket, err = net.ListenPacket("udp", testenv.AddressB+":7000")
+		return err
+	})
+	w.t.Cleanup(func() { _ = socket.Close() })
+	count := &atomic.Int64{}
+	go func() {
+		buffer := make([]byte, 2048)
+		for {
+			if _, _, err := socket.ReadFrom(buffer); err != nil {
+				return
+			}
+			count.Add(1)
+		}
+	}()
+	return count
+}
+
+// running is `faultline run` in a process of its own.
+type running struct {
+	t              *testing.T
+	cmd            *exec.Cmd
+	stdout, stderr *buffer
+}
+
+// start runs a document.
+func (w *world) start(document string) *running {
+	w.t.Helper()
+	path := filepath.Join(w.t.TempDir(), "experiment.yaml")
+	if err := os.WriteFile(path, []byte(document), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	r := &running{t: w.t, cmd: exec.Command("faultline", "run", path, "--state-dir", w.stateDir), stdout: new(buffer), stderr: new(buffer)}
+	r.cmd.Stdout, r.cmd.Stderr = r.stdout, r.stderr
+	if err := r.cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() {
+		if r.cmd.ProcessState == nil {
+			_ = r.cmd.Process.Kill()
+			_ = r.cmd.Wait()
+		}
+	})
+	return r
+}
+
+// wants waits for the end, and looks for the exit code and for texts in the
+// answer.
+func (r *running) wants(code int, texts ...string) {
+	r.t.Helper()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = r.cmd.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		r.t.Fatalf("the run does not end\n%s", r.stderr)
+	}
+	if got := r.cmd.ProcessState.ExitCode(); got != code {
+		r.t.Errorf("exit code is %d, wanted %d\n%s%s", got, code, r.stdout, r.stderr)
+	}
+	for _, text := range texts {
+		if !strings.Contains("\n"+r.stdout.String(), strings.Replace(text, "^", "\n", 1)) {
+			r.t.Errorf("nothing says %q\n%s", text, r.stdout)
+		}
+	}
+}
+
+// unpinnedBy is the error of pins of a run that are left: others have theirs.
+func unpinnedBy(r *running) error {
+	_, id, _ := strings.Cut(r.stdout.String(), "\n  run ")
+	id, _, found := strings.Cut(id, ",")
+	if _, err := os.Lstat(filepath.Join(pin.Root, id)); !found || !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("run %s has left pins: %v", id, err)
+	}
+	return nil
+}
