@@ -100,7 +100,7 @@ func (f freezing) freeze(t *testing.T) {
 	}
 	frozen := time.Now()
 	if err := testenv.Within(patience, func() error {
-		if now := processState(run.cmd.Process.Pid); now != "T" {
+		if now := processState(fmt.Sprintf("/proc/%d", run.cmd.Process.Pid)); now != "T" {
 			return fmt.Errorf("the run is in state %s", now)
 		}
 		return nil

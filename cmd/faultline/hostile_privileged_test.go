@@ -172,22 +172,26 @@ func (w *world) signal(name, whom string, names []string) error {
 	if number != unix.SIGKILL {
 		return nil
 	}
+	// What it holds open is closed by the last of its threads.
 	return testenv.Within(patience, func() error {
-		if state := processState(pid); state != "" && state != "Z" && state != "X" {
-			return fmt.Errorf("process %d is in state %s", pid, state)
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+		for _, thread := range threads {
+			if state := processState(thread); state != "" && state != "Z" && state != "X" {
+				err = errors.Join(err, fmt.Errorf("%s is in state %s", thread, state))
+			}
 		}
-		return nil
+		return err
 	})
 }
 
-// processState is the letter of proc_pid_stat(5), "" for no process.
-func processState(pid int) string {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+// processState is the letter of proc_pid_stat(5) in a directory of /proc, "" for
+// no process.
+func processState(dir string) string {
+	b, err := os.ReadFile(filepath.Join(dir, "stat"))
 	if err != nil {
 		return ""
 	}
-	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	return fields[0]
+	return strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))[0]
 }
 
 // guards are the processes that guard runs of this world, by run id.
