@@ -121,6 +121,10 @@ bench: ## what a fault costs per packet, as ratios of one run (root; KERNEL=debi
 	@scripts/install-deps test; $(if $(KERNEL),test/vm/install;) \
 	test/bench/run $(if $(KERNEL),--kernel '$(KERNEL)') $(ARGS)
 
+.PHONY: bench-times
+bench-times: ## from run to the first packet, from Ctrl-C and kill -9 to the last (root; KERNEL, ARGS)
+	@$(MAKE) bench ARGS='--only Times $(ARGS)'
+
 .PHONY: demo
 demo: build ## see a service lose packets and get them back, on this machine (root)
 	@test/demo/run $(ARGS)

@@ -23,7 +23,7 @@ const (
 )
 
 func workloads() map[string]env.Workload {
-	return map[string]env.Workload{"flood": flood, "sink": sink}
+	return map[string]env.Workload{"flood": flood, "sink": sink, "tick": tick}
 }
 
 // burst is what one measurement of a sender found.
