@@ -55,7 +55,7 @@ func (w *world) hostile() map[string]func(*testscript.TestScript, bool, []string
 		"signal": plain("signal SIGNAL run|guard [NAME]", 2, func(_ *testscript.TestScript, args []string) error {
 			return w.signal(args[0], args[1], args[2:])
 		}),
-		"damage": plain("damage flip|cut|garbage|empty", 1, func(_ *testscript.TestScript, args []string) error {
+		"damage": plain("damage flip|cut|empty", 1, func(_ *testscript.TestScript, args []string) error {
 			return w.damage(args[0])
 		}),
 		"clock":    plain("clock DURATION", 1, func(_ *testscript.TestScript, args []string) error { return w.moveClock(args[0]) }),
@@ -242,8 +242,6 @@ func (w *world) damage(how string) error {
 		lines[1][len(lines[1])/2] ^= 0x10
 	case "cut": // the beginning of the first undo is gone
 		lines[1] = lines[1][len(lines[1])/2:]
-	case "garbage":
-		lines[1] = append(bytes.Repeat([]byte{0, 0xff, 'x'}, 100), '\n')
 	case "empty":
 		lines = nil
 	default:

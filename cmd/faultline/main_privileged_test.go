@@ -31,7 +31,7 @@ import (
 )
 
 // patience is how long a test waits for something that comes in moments.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // world is what a test may harm: a cgroup with an application that sends a
 // datagram every two milliseconds over a network of its own.

@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +26,7 @@ func TestMain(m *testing.M) {
 var programs = map[string]func(){
 	"faultline": main,
 	"chatter":   chatter,
+	"coded":     coded,
 }
 
 // chatter sends a datagram to its argument every two milliseconds until it is
@@ -43,6 +46,22 @@ func chatter() {
 			told = true
 		}
 	}
+}
+
+// coded runs a program, prints its exit code, and takes it along when it is
+// killed itself: a script that fails kills what it has started, but no
+// grandchildren.
+func coded() {
+	// The signal comes when the thread ends that has started the program.
+	runtime.LockOSThread()
+	cmd := exec.Command(os.Args[1], os.Args[2:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println("code", cmd.ProcessState.ExitCode())
 }
 
 // TestScripts are the cases that need no privileges.
