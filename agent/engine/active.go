@@ -139,7 +139,7 @@ func (a *active) renew() error {
 	}
 	next := a.nextLease()
 	if err := a.run.tellGuard(a, next); err != nil {
-		return err
+		return errGuardDied
 	}
 	if err := a.injection.Renew(next); err != nil {
 		a.warn(err)
