@@ -261,7 +261,7 @@ func unpinnedBy(r *running) error {
 	_, id, _ := strings.Cut(r.stdout.String(), "\n  run ")
 	id, _, found := strings.Cut(id, ",")
 	if _, err := os.Lstat(filepath.Join(pin.Root, id)); !found || !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("run %s has left pins: %v", id, err)
+		return fmt.Errorf("run %s has left pins: %w", id, err)
 	}
 	return nil
 }
