@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -209,17 +210,17 @@ func (a *active) read() {
 	})
 }
 
-// warn keeps each message once.
+// warn keeps and logs each message once.
 func (a *active) warn(err error) {
-	a.run.engine.Log.Warn("fault goes on with a problem", "fault", a.planned.spec.GetName(), "error", err)
+	known := false
 	a.update(func(r *v1.FaultResult) {
-		for _, known := range r.GetWarnings() {
-			if known == err.Error() {
-				return
-			}
+		if known = slices.Contains(r.GetWarnings(), err.Error()); !known {
+			r.Warnings = append(r.Warnings, err.Error())
 		}
-		r.Warnings = append(r.Warnings, err.Error())
 	})
+	if !known {
+		a.run.engine.Log.Warn("fault goes on with a problem", "fault", a.planned.spec.GetName(), "error", err)
+	}
 }
 
 func (a *active) update(fn func(*v1.FaultResult)) {

@@ -219,11 +219,17 @@ func (a *arena) nothingLeft() error {
 		}
 		return nil
 	}))
-	remnants, err := faults.Remnants(a.t.Context())
+	remnants, err := faults.Remnants(a.t.Context(), a.engine.CgroupRoot)
 	errs = append(errs, err)
 	for _, r := range remnants {
 		if filter, ok := r.(network.TCFilter); ok && filter.NetNS != a.network.A.Inode() {
 			continue // of another test on this machine
+		}
+		if _, ok := r.(faults.ProbeCgroup); ok {
+			// It died while it probed: as revert --all, and as the next who
+			// probes.
+			errs = append(errs, r.Undo(a.t.Context()))
+			continue
 		}
 		errs = append(errs, fmt.Errorf("left: %s", r.Describe()))
 	}

@@ -126,6 +126,9 @@ func (w *watch) expire(ctx context.Context) {
 			w.Log.Warn("nobody renews the lease of a fault; taking it back", "run", w.RunID, "fault", name, "pid", w.PID)
 			err = journal.UndoFault(ctx, run, name, w.Decode)
 		}
+		if errors.Is(err, os.ErrNotExist) {
+			err = nil // it has ended, and only the farewell is missing
+		}
 		if err != nil {
 			w.Log.Error("taking a fault back", "run", w.RunID, "fault", name, "error", err)
 			w.leases[name] = now + uint64(again)

@@ -27,7 +27,8 @@ func (a *app) revertCommand() *cobra.Command {
 whose revert failed. It needs no daemon and may be repeated. Runs that are alive
 are left alone; --all ends them first: it asks, and kills those that don't end
 within the grace time. --all then looks for everything else on this machine that
-has the mark of faultline and no process that owns it: pins, packet filters.
+has the mark of faultline and no process that owns it: pins, packet filters,
+cgroups of probes.
 
 Exit status: 0 when nothing is left, 6 when something could not be taken back.`,
 		Example: `  faultline revert
@@ -116,7 +117,11 @@ func (a *app) released(ctx context.Context, runID string) error {
 
 // revertRemnants undoes what no journal knows of.
 func revertRemnants(ctx context.Context, report *v1.RevertReport) error {
-	undos, err := faults.Remnants(ctx)
+	root, err := cgroupRoot()
+	if err != nil {
+		return err
+	}
+	undos, err := faults.Remnants(ctx, root)
 	for _, undo := range undos {
 		r := &v1.Remnant{Kind: undo.Kind(), Description: undo.Describe() + " (no journal knows of it)"}
 		if err := undo.Undo(ctx); err != nil {

@@ -2,13 +2,10 @@ package kernel
 
 import (
 	"bufio"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -129,29 +126,4 @@ func parseMountinfo(r io.Reader) ([]mount, error) {
 // unescape undoes the octal escapes of space, tab, newline and backslash.
 func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
-}
-
-// probePrefix begins the name of every cgroup that a probe makes.
-const probePrefix = "faultline-probe-"
-
-// withCgroup makes a child of the cgroup v2 root, calls fn with its path and
-// removes it.
-func withCgroup(root string, fn func(dir string) error) (err error) {
-	if root == "" {
-		return errNoCgroup2
-	}
-	var b [8]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return fmt.Errorf("naming the probe cgroup: %w", err)
-	}
-	dir := filepath.Join(root, probePrefix+hex.EncodeToString(b[:]))
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return atStage(stageSetup, fmt.Errorf("making the probe cgroup: %w", err))
-	}
-	defer func() {
-		if rerr := os.Remove(dir); rerr != nil {
-			err = errors.Join(err, atStage(stageSetup, fmt.Errorf("removing the probe cgroup: %w", rerr)))
-		}
-	}()
-	return fn(dir)
 }

@@ -28,7 +28,7 @@ func (p *pinned) remnants(sender *env.Process) (list []fault.Undo) {
 	if err := syscall.Stat(fmt.Sprintf("/proc/%d/ns/net", sender.PID()), &stat); err != nil {
 		p.t.Fatal(err)
 	}
-	all, err := faults.Remnants(p.t.Context())
+	all, err := faults.Remnants(p.t.Context(), "")
 	if err != nil {
 		p.t.Error(err)
 	}

@@ -1,0 +1,109 @@
+package kernel
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// probePrefix begins the name of every cgroup that a probe makes.
+const probePrefix = "faultline-probe-"
+
+// withCgroup makes a child of the cgroup v2 root, calls fn with its path and
+// removes it. What killed processes have left of such is removed too.
+func withCgroup(root string, fn func(dir string) error) (err error) {
+	if root == "" {
+		return errNoCgroup2
+	}
+	dir, lock, err := makeCgroup(root)
+	if err != nil {
+		return atStage(stageSetup, err)
+	}
+	defer func() {
+		if rerr := os.Remove(dir); rerr != nil {
+			err = errors.Join(err, atStage(stageSetup, fmt.Errorf("removing the probe cgroup: %w", rerr)))
+		}
+		_ = lock.Close()
+	}()
+	if stale, err := StaleCgroups(root); err == nil {
+		for _, path := range stale {
+			// Another one who probes may be faster, or it is not empty.
+			_ = RemoveStaleCgroup(path)
+		}
+	}
+	return fn(dir)
+}
+
+// makeCgroup makes a cgroup that is locked: it belongs to a process that is
+// alive.
+func makeCgroup(root string) (dir string, lock *os.File, err error) {
+	// In the moment before it is locked it may be taken for a stale one.
+	for range 100 {
+		var b [8]byte
+		if _, err := rand.Read(b[:]); err != nil {
+			return "", nil, fmt.Errorf("naming the probe cgroup: %w", err)
+		}
+		dir = filepath.Join(root, probePrefix+hex.EncodeToString(b[:]))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return "", nil, fmt.Errorf("making the probe cgroup: %w", err)
+		}
+		if lock, err = lockCgroup(dir); err == nil {
+			if _, err = os.Stat(dir); err == nil {
+				return dir, lock, nil
+			}
+			_ = lock.Close()
+		}
+		_ = os.Remove(dir)
+	}
+	return "", nil, fmt.Errorf("locking the probe cgroup: %w", err)
+}
+
+func lockCgroup(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// StaleCgroups lists the cgroups that processes have left which were killed
+// while they probed.
+func StaleCgroups(root string) ([]string, error) {
+	found, err := filepath.Glob(filepath.Join(root, probePrefix+"*"))
+	if err != nil {
+		return nil, fmt.Errorf("looking for probe cgroups: %w", err)
+	}
+	var stale []string
+	for _, dir := range found {
+		if lock, err := lockCgroup(dir); err == nil {
+			stale = append(stale, dir)
+			_ = lock.Close()
+		}
+	}
+	return stale, nil
+}
+
+// RemoveStaleCgroup removes one of StaleCgroups. It returns nil when it is gone
+// or belongs to a process that is alive.
+func RemoveStaleCgroup(dir string) error {
+	lock, err := lockCgroup(dir)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EWOULDBLOCK) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("locking %s: %w", dir, err)
+	}
+	defer func() { _ = lock.Close() }()
+	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("removing the cgroup of a probe: %w", err)
+	}
+	return nil
+}
