@@ -80,7 +80,7 @@ func TestKilledRunLeavesNoProbe(t *testing.T) {
 	p.Kill()
 	if err := env.Within(patience, func() error {
 		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
-			return fmt.Errorf("process %d is still there: %v", pid, err)
+			return fmt.Errorf("process %d is still there (%w)", pid, err)
 		}
 		return nil
 	}); err != nil {
