@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,7 +26,7 @@ func withCgroup(root string, fn func(dir string) error) (err error) {
 		return atStage(stageSetup, err)
 	}
 	defer func() {
-		if rerr := os.Remove(dir); rerr != nil {
+		if rerr := removeCgroup(dir); rerr != nil {
 			err = errors.Join(err, atStage(stageSetup, fmt.Errorf("removing the probe cgroup: %w", rerr)))
 		}
 		_ = lock.Close()
@@ -102,8 +103,27 @@ func RemoveStaleCgroup(dir string) error {
 		return fmt.Errorf("locking %s: %w", dir, err)
 	}
 	defer func() { _ = lock.Close() }()
-	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := removeCgroup(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("removing the cgroup of a probe: %w", err)
 	}
 	return nil
+}
+
+const (
+	// emptyWait is how long a process may take to leave its cgroup after its
+	// end was reported.
+	emptyWait = 2 * time.Second
+	emptyPoll = time.Millisecond
+)
+
+// removeCgroup removes a cgroup whose processes have ended. A kernel may tell of
+// a process's end (wait(2)) a moment before it lets it leave its cgroup: on
+// 6.18 the directory was seen to be busy then.
+func removeCgroup(dir string) error {
+	for end := time.Now().Add(emptyWait); ; time.Sleep(emptyPoll) {
+		err := os.Remove(dir)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return err
+		}
+	}
 }
