@@ -3,6 +3,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 // Why a guest gave no exit status.
 var (
 	ErrHang  = errors.New("the guest hangs")
+	ErrBoot  = errors.New("the guest does not boot")
 	ErrPanic = errors.New("the guest's kernel panicked")
 	ErrEnd   = errors.New("the guest ended without an exit status")
 	ErrGuest = errors.New("the guest can't run the command")
@@ -43,6 +45,7 @@ type Spec struct {
 	Tree      string        // the working tree, exported for writing
 	KernelDir string        // the unpacked kernel package; empty for none
 	Timeout   time.Duration // for all of it, the boot included
+	Boot      time.Duration // until the command starts; 0 for Timeout
 
 	Stdout, Stderr io.Writer            // of the command
 	Console        io.Writer            // where the console goes, beside Tail
@@ -51,8 +54,8 @@ type Spec struct {
 }
 
 // Run boots the guest and waits for its command. It returns the command's exit
-// status; an error means that there is none, and is ErrHang, ErrPanic, ErrEnd or
-// ErrGuest if the guest is to blame. When the context ends, so does the guest, and
+// status; an error means that there is none, and is ErrHang, ErrBoot, ErrPanic, ErrEnd
+// or ErrGuest if the guest is to blame. When the context ends, so does the guest, and
 // the error is the context's cause. Nothing is left behind, even if this process is
 // killed: the guest's files have no names, and the kernel ends QEMU.
 func Run(ctx context.Context, s Spec) (int, error) {
@@ -105,10 +108,10 @@ func Run(ctx context.Context, s Spec) (int, error) {
 		defer close(consoleDone)
 		_, _ = io.Copy(io.MultiWriter(s.Tail, s.Console), console)
 	}()
-	result := make(chan outcome, 1)
-	go func() { result <- s.relay(port) }()
+	result, booted := make(chan outcome, 1), make(chan struct{})
+	go func() { result <- s.relay(port, booted) }()
 
-	status, err := s.await(ctx, port, result)
+	status, err := s.await(ctx, port, result, booted)
 	_ = cmd.Process.Kill()
 	<-ended
 	<-consoleDone
@@ -128,16 +131,28 @@ type outcome struct {
 // processes do.
 const dumpTime = 5 * time.Second
 
-// await waits for the guest, the time limit or the context.
-func (s Spec) await(ctx context.Context, port io.Writer, result <-chan outcome) (int, error) {
+// await waits for the guest, the time limits or the context.
+func (s Spec) await(ctx context.Context, port io.Writer, result <-chan outcome, booted <-chan struct{}) (int, error) {
 	limit := time.NewTimer(s.Timeout)
 	defer limit.Stop()
-	select {
-	case o := <-result:
-		return o.status, o.err
-	case <-ctx.Done():
-		return 0, context.Cause(ctx)
-	case <-limit.C:
+	boot := time.NewTimer(cmp.Or(s.Boot, s.Timeout))
+	defer boot.Stop()
+	for waiting := true; waiting; {
+		select {
+		case o := <-result:
+			return o.status, o.err
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		case <-booted:
+			boot.Stop()
+			booted = nil
+		case <-boot.C:
+			if booted != nil && s.Boot > 0 {
+				return 0, fmt.Errorf("%w: the command has not started after %v", ErrBoot, s.Boot)
+			}
+		case <-limit.C:
+			waiting = false
+		}
 	}
 	err := fmt.Errorf("%w: no exit status after %v", ErrHang, s.Timeout)
 	if _, failed := port.Write([]byte{wire.AskDump}); failed != nil {
@@ -156,8 +171,9 @@ func (s Spec) await(ctx context.Context, port io.Writer, result <-chan outcome) 
 	return 0, err
 }
 
-// relay passes the command's output on until its status arrives.
-func (s Spec) relay(port io.Reader) outcome {
+// relay passes the command's output on until its status arrives; booted is
+// closed when the command starts.
+func (s Spec) relay(port io.Reader, booted chan<- struct{}) outcome {
 	for {
 		kind, payload, err := wire.Receive(port)
 		if err != nil {
@@ -168,6 +184,10 @@ func (s Spec) relay(port io.Reader) outcome {
 		}
 		switch kind {
 		case wire.Started:
+			if booted != nil {
+				close(booted)
+				booted = nil
+			}
 			s.Started(string(payload))
 		case wire.Stdout:
 			_, err = s.Stdout.Write(payload)

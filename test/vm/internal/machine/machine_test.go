@@ -68,14 +68,14 @@ func guest(behaviour string) {
 }
 
 // runGuest runs a guest that behaves in one way.
-func runGuest(ctx context.Context, t *testing.T, behaviour string, limit time.Duration) (status int, stdout, stderr string, started bool, err error) {
+func runGuest(ctx context.Context, t *testing.T, behaviour string, limit, boot time.Duration) (status int, stdout, stderr string, started bool, err error) {
 	t.Helper()
 	t.Setenv(guestVariable, behaviour)
 	t.Setenv("TMPDIR", t.TempDir())
 	var out, errOut bytes.Buffer
 	status, err = Run(ctx, Spec{
 		QEMU: os.Args[0], Accel: "tcg", Image: "none", Initramfs: []byte("initramfs"),
-		CPUs: 1, Memory: "1G", DiskBytes: 1 << 30, Tree: "/", Timeout: limit,
+		CPUs: 1, Memory: "1G", DiskBytes: 1 << 30, Tree: "/", Timeout: limit, Boot: boot,
 		Stdout: &out, Stderr: &errOut, Console: io.Discard, Tail: NewTail(1 << 10),
 		Started: func(release string) { started = release == "6.1.0-test" },
 	})
@@ -89,7 +89,7 @@ func runGuest(ctx context.Context, t *testing.T, behaviour string, limit time.Du
 const long = time.Minute
 
 func TestRunGivesOutputAndStatus(t *testing.T) {
-	status, stdout, stderr, started, err := runGuest(context.Background(), t, "exits", long)
+	status, stdout, stderr, started, err := runGuest(context.Background(), t, "exits", long, 0)
 	if err != nil || status != 7 || stdout != "out" || stderr != "err" || !started {
 		t.Errorf("got status %d, output %q and %q, started %t, %v", status, stdout, stderr, started, err)
 	}
@@ -99,17 +99,20 @@ func TestRunSaysWhyThereIsNoStatus(t *testing.T) {
 	for _, tc := range []struct {
 		behaviour string
 		limit     time.Duration
+		boot      time.Duration
 		want      error
 		text      string
 	}{
-		{"panics", long, ErrPanic, ""},
-		{"ends", long, ErrEnd, "no such device"},
-		{"can't", long, ErrGuest, "mounting 9p"},
-		{"garbles", long, wire.ErrFrame, ""},
-		{"hangs", 100 * time.Millisecond, ErrHang, "42 sleep"},
+		{"panics", long, 0, ErrPanic, ""},
+		{"ends", long, 0, ErrEnd, "no such device"},
+		{"can't", long, 0, ErrGuest, "mounting 9p"},
+		{"garbles", long, 0, wire.ErrFrame, ""},
+		{"hangs", 100 * time.Millisecond, 0, ErrHang, "42 sleep"},
+		{"hangs", time.Second, 500 * time.Millisecond, ErrHang, "42 sleep"}, // it has booted
+		{"is stuck", long, 100 * time.Millisecond, ErrBoot, "100ms"},
 	} {
 		t.Run(tc.behaviour, func(t *testing.T) {
-			_, _, _, _, err := runGuest(context.Background(), t, tc.behaviour, tc.limit)
+			_, _, _, _, err := runGuest(context.Background(), t, tc.behaviour, tc.limit, tc.boot)
 			if !errors.Is(err, tc.want) || !strings.Contains(err.Error(), tc.text) {
 				t.Errorf("got %v, want %v with %q", err, tc.want, tc.text)
 			}
@@ -121,7 +124,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	cause := errors.New("interrupted")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(cause)
-	if _, _, _, _, err := runGuest(ctx, t, "is stuck", long); !errors.Is(err, cause) {
+	if _, _, _, _, err := runGuest(ctx, t, "is stuck", long, 0); !errors.Is(err, cause) {
 		t.Errorf("got %v", err)
 	}
 }
