@@ -243,7 +243,7 @@ func count(few int, variable string) int {
 	}
 	if _, guest, _ := kernels.Current(); guest {
 		// Every kernel draws a sample of its own, and emulation is slow.
-		return max(1, few/2)
+		return max(1, few/4)
 	}
 	return few
 }
