@@ -91,7 +91,7 @@ func (t totals) print(out io.Writer) {
   cuts in the middle of a revert          %d (%d of them before it was done)
   cuts with records open                  %d, with %d records; %d closed by reverts that were not cut
   last records that were torn             %d
-  cuts after which something had survived %d: %d files, %d settings
+  cuts after which something had survived %d: %d files, %d settings, counted after each cut
   runs half made or half removed          %d
   sectors lost                            %d, and %d kept that were not flushed; %d disks lost all
 `, t.cuts, t.inRevert, t.interrupted, t.openCuts, t.open, t.undone, t.torn, t.survived, t.files, t.settings,
