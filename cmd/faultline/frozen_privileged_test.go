@@ -81,7 +81,7 @@ func (f freezing) freeze(t *testing.T) {
 	}
 	if f.file != "" {
 		w.app = testenv.Child(t, testenv.Controlled(t, f.needs), "app")
-		w.chatter(w.app)
+		w.chatter(w.app, 20*time.Millisecond)
 	}
 	state := f.watch(w)
 	before := state()

@@ -41,6 +41,8 @@ type world struct {
 	top, app fault.Cgroup
 	network  testenv.Network
 	stateDir string
+	// more counts the applications beside the first.
+	more int
 }
 
 func newWorld(t *testing.T, stateDir string) *world {
@@ -54,15 +56,15 @@ func newWorld(t *testing.T, stateDir string) *world {
 		network:  testenv.NewNetwork(t),
 		stateDir: stateDir,
 	}
-	w.chatter(w.app)
+	w.chatter(w.app, 5*time.Millisecond)
 	return w
 }
 
-// chatter starts the application in a cgroup.
-func (w *world) chatter(c fault.Cgroup) {
+// chatter starts the application in a cgroup, which sends a datagram each time.
+func (w *world) chatter(c fault.Cgroup, every time.Duration) {
 	w.t.Helper()
 	var ready string
-	testenv.StartProgram(w.t, c, w.network.A, "chatter", testenv.AddressB+":7000").Read(&ready)
+	testenv.StartProgram(w.t, c, w.network.A, "chatter", testenv.AddressB+":7000", every.String()).Read(&ready)
 }
 
 // below is a cgroup's path from the mount point.

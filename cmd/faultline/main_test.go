@@ -29,16 +29,17 @@ var programs = map[string]func(){
 	"coded":     coded,
 }
 
-// chatter sends a datagram to its argument every two milliseconds until it is
-// killed, and says when the first has left.
+// chatter sends a datagram to its first argument, each time that its second one
+// says, until it is killed, and says when the first has left.
 func chatter() {
 	connection, err := net.Dial("udp", os.Args[1])
-	if err != nil {
+	every, parsing := time.ParseDuration(os.Args[2])
+	if err := errors.Join(err, parsing); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	told := false
-	for range time.Tick(2 * time.Millisecond) {
+	for range time.Tick(every) {
 		// Without a listener the answer to the one before is an error here.
 		_, _ = connection.Write([]byte("chatter"))
 		if !told {
