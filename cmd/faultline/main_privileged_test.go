@@ -150,6 +150,27 @@ func TestPrivilegedScripts(t *testing.T) {
 	}
 }
 
+// nodeKernel is the one kernel on which the scripts of the node run in a guest.
+const nodeKernel = "debian-6.12"
+
+// TestNodeScripts are about documents, disks, journals and other processes, and
+// not about the kernel. They take minutes in emulation.
+func TestNodeScripts(t *testing.T) {
+	k, guest, err := kernels.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if guest && k.ID != nodeKernel {
+		t.Skip("these are not about the kernel: they run on the host and on " + nodeKernel)
+	}
+	for _, file := range scripts(t, "node") {
+		t.Run(scriptName(file), func(t *testing.T) {
+			t.Parallel()
+			newWorld(t, filepath.Join(t.TempDir(), "state")).play(file)
+		})
+	}
+}
+
 // TestLonelyScripts are those that take back whatever has the mark of faultline
 // on this machine, and those whose faults are left without a process: each
 // would be in the way of others.
