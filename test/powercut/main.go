@@ -34,7 +34,7 @@ Options:
   -dir DIR     where the disk and the console are kept (default build/powercut/run)
 
 Exit status: 0 when everything was undone after every cut; 1 when not; 2 if the call
-is wrong; 125 if a guest did not boot. After a failure the disk as the cut left
+is wrong; 125 if a guest did not boot, or a signal ended it. After a failure the disk as the cut left
 it is in DIR.
 `
 
@@ -96,7 +96,7 @@ func run(args []string, out, complaints io.Writer) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &bench):
+	case errors.As(err, &bench) || ctx.Err() != nil:
 		fmt.Fprintln(complaints, "powercut:", err)
 		return exitBench
 	}
