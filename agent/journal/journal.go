@@ -28,7 +28,7 @@ const (
 	lockName    = "lock"
 	journalName = "journal"
 	// newPrefix and donePrefix begin the names of directories that are being
-	// made or removed; they hold no open record.
+	// made or removed; they hold no open record. Behind newPrefix is the boot.
 	newPrefix  = ".new-"
 	donePrefix = ".done-"
 )
@@ -91,7 +91,7 @@ func create(stateDir, runID, name string) (_ *Journal, err error) {
 	}
 	// Nobody must see the directory before it is locked: without a lock the
 	// run would count as dead. So it gets its name last.
-	tmp, err := os.MkdirTemp(runs, newPrefix)
+	tmp, err := os.MkdirTemp(runs, newPrefix+bootID()+"-")
 	if err != nil {
 		return nil, fmt.Errorf("making the run's directory: %w", err)
 	}

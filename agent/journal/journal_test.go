@@ -414,16 +414,21 @@ func TestLeftoversOfCreateAndCloseAreSwept(t *testing.T) {
 	b := newBench(t)
 	b.dead("r1", "one")
 	runs := filepath.Join(b.state, runsName)
-	old := time.Now().Add(-time.Hour)
-	for name, keep := range map[string]bool{newPrefix + "old": false, donePrefix + "r0": false, newPrefix + "now": true, "..strange": true} {
+	now := time.Now()
+	for name, made := range map[string]time.Time{
+		newPrefix + bootID() + "-now":   now, // kept, as what is not ours
+		"..strange":                     now,
+		newPrefix + bootID() + "-old":   now.Add(-time.Hour),
+		newPrefix + bootID() + "-later": now.Add(time.Hour), // the clock was set back
+		newPrefix + "another-boot":      now,
+		donePrefix + "r0":               now,
+	} {
 		dir := filepath.Join(runs, name)
 		if err := os.MkdirAll(filepath.Join(dir, "x"), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if !keep {
-			if err := os.Chtimes(dir, old, old); err != nil {
-				t.Fatal(err)
-			}
+		if err := os.Chtimes(dir, made, made); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if n := len(b.list()); n != 1 {

@@ -169,7 +169,12 @@ func sweep(runs string) error {
 			continue
 		}
 		st, err := e.Info()
-		if err != nil || isNew && time.Since(st.ModTime()) < sweepAge {
+		if err != nil {
+			continue
+		}
+		// The clock may have been set back.
+		age := time.Since(st.ModTime())
+		if isNew && age >= 0 && age < sweepAge && strings.HasPrefix(e.Name(), newPrefix+bootID()) {
 			continue
 		}
 		dir := filepath.Join(runs, e.Name())

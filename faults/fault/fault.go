@@ -194,6 +194,8 @@ type Undo interface {
 	Describe() string
 	// Survives tells whether what is undone outlives a reboot. What does not
 	// is never undone after one: its names may belong to somebody else then.
+	// What does has to be on stable storage when Undo returns nil, since the
+	// record is closed right after.
 	Survives() bool
 	// Undo is idempotent, and returns nil when its object is gone.
 	Undo(context.Context) error
