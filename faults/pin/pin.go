@@ -99,6 +99,9 @@ const tries = 100
 func (p *Pins) begin() error {
 	for try := 1; ; try++ {
 		err := os.MkdirAll(filepath.Dir(p.at), 0o700)
+		if errors.Is(err, fs.ErrExist) && try < tries {
+			continue // made and taken away by others, between two looks of MkdirAll
+		}
 		if err == nil {
 			err = os.Mkdir(p.at, 0o700)
 		}
