@@ -26,8 +26,14 @@ import (
 	"faultline.dev/faultline/test/vm/kernels"
 )
 
-// frozenLease is the leaseTimeout of the runs that are frozen.
-const frozenLease = 3 * time.Second
+// frozenLease is the leaseTimeout of the runs that are frozen, and how much later
+// their faults may end. An emulated machine is slow.
+func frozenLease() (lease, slack time.Duration) {
+	if _, guest, _ := kernels.Current(); guest {
+		return 10 * time.Second, 5 * time.Second
+	}
+	return 3 * time.Second, time.Second
+}
 
 // freezing is a fault whose run is frozen.
 type freezing struct {
@@ -114,12 +120,9 @@ func (f freezing) freeze(t *testing.T) {
 		t.Fatalf("the fault goes on: %v\n%s", err, run.stderr)
 	}
 	took := time.Since(frozen)
-	slack := time.Second
-	if _, guest, _ := kernels.Current(); guest {
-		slack = 5 * time.Second // an emulated machine is slow
-	}
-	if took > frozenLease+slack {
-		t.Errorf("the fault ended %s after the run was frozen; the lease is %s", took, frozenLease)
+	lease, slack := frozenLease()
+	if took > lease+slack {
+		t.Errorf("the fault ended %s after the run was frozen; the lease is %s", took, lease)
 	}
 	if now := state(); f.file != "" && now != before {
 		t.Errorf("%s is %q, and was %q", f.file, now, before)
@@ -127,7 +130,7 @@ func (f freezing) freeze(t *testing.T) {
 	if err := run.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	run.wants(exitAborted, "^ABORTED  frozen", "the lease of \""+f.kind+"\" ran out: nobody renewed it for 3s", "  rollback: VERIFIED")
+	run.wants(exitAborted, "^ABORTED  frozen", "the lease of \""+f.kind+"\" ran out: nobody renewed it for "+lease.String(), "  rollback: VERIFIED")
 	if err := errors.Join(w.untouched(), unpinnedBy(run)); err != nil {
 		t.Error(err)
 	}
@@ -152,6 +155,7 @@ func (f freezing) active(w *world) error {
 
 func (f freezing) document(w *world) string {
 	extra := ""
+	lease, _ := frozenLease()
 	if f.mechanism != "" {
 		extra += ", mechanism: " + f.mechanism
 	}
@@ -169,7 +173,7 @@ spec:
   steps:
   - faults:
     - {target: {cgroup: %s}, %s: %s, duration: 10m%s}
-`, frozenLease, w.below(w.app), f.kind, f.fields, extra)
+`, lease, w.below(w.app), f.kind, f.fields, extra)
 }
 
 // watch returns what tells of the fault: how many datagrams have arrived, or

@@ -217,6 +217,7 @@ func (w *world) play(file string) {
 		Cmds:                w.commands(),
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("FAULTLINE_STATE_DIR", w.stateDir)
+			e.Setenv(kernels.Variable, os.Getenv(kernels.Variable))
 			e.Setenv("TOP", w.below(w.top))
 			e.Setenv("TOP_DIR", w.top.Path)
 			e.Setenv("APP", w.below(w.app))
