@@ -20,7 +20,7 @@ const (
 	claimsName = "claims.json"
 	// joinTimeout is how long other processes may hold up the beginning of a
 	// run. They need milliseconds, unless one is frozen.
-	joinTimeout = 10 * time.Second
+	joinTimeout = 30 * time.Second
 )
 
 // published is a claim as it stands in claimsName.

@@ -22,7 +22,8 @@ const (
 	exitNotInjected = 3
 	// exitNoEffect: a fault hit nothing.
 	exitNoEffect = 4
-	// exitAborted: ended early by a person, a signal or a probe.
+	// exitAborted: ended early by a person or a signal, or broken off by an
+	// error after faults had been on; what they did was taken back.
 	exitAborted = 5
 	// exitRevert: something could not be taken back. It wins over all.
 	exitRevert = 6
@@ -85,7 +86,10 @@ func resultCode(result *v1.Result, err error) int {
 	}
 	switch result.GetVerdict() {
 	case v1.Verdict_PASSED:
-		return exitCode(err)
+		if err != nil {
+			return exitAborted
+		}
+		return exitPassed
 	case v1.Verdict_FAILED:
 		return exitFailed
 	case v1.Verdict_NO_EFFECT:
@@ -93,6 +97,9 @@ func resultCode(result *v1.Result, err error) int {
 	case v1.Verdict_ABORTED:
 		return exitAborted
 	default:
+		if touched(result) {
+			return exitAborted
+		}
 		if err == nil {
 			return exitNotInjected
 		}

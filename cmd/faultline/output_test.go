@@ -69,7 +69,7 @@ func TestExitCodeOfResults(t *testing.T) {
 		{v1.Verdict_ABORTED, v1.Rollback_FAILED, nil, 6},
 		{v1.Verdict_ERROR, v1.Rollback_VERIFIED, errors.Join(fault.ErrNotBuilt, engine.ErrRevert), 6},
 		// A pass with an error beside it is no pass.
-		{v1.Verdict_PASSED, v1.Rollback_VERIFIED, errors.New("closing the journal"), 3},
+		{v1.Verdict_PASSED, v1.Rollback_VERIFIED, errors.New("closing the journal"), 5},
 	} {
 		got := resultCode(&v1.Result{Verdict: c.verdict, Rollback: c.rollback}, c.err)
 		if got != c.want {

@@ -69,7 +69,7 @@ Exit status:
     2  the document or the call is wrong
     3  could not inject; nothing was changed
     4  a fault hit nothing
-    5  aborted
+    5  ended early, or broken off after faults had been on; they were taken back
     6  something could not be taken back (see status and revert)`,
 		Example: `  faultline run experiment.yaml
   faultline run experiment.yaml --report json=result.json,junit=result.xml
@@ -128,7 +128,7 @@ func (a *app) conduct(ctx context.Context, command string, f *runFlags, experime
 		code = a.untold(code, err)
 	}
 	if runErr != nil {
-		if code == exitUsage || code == exitNotInjected {
+		if code != exitRevert {
 			runErr = fmt.Errorf("%w; %s", runErr, aftermath(result))
 		}
 		a.complain(runErr)
@@ -146,7 +146,7 @@ func (a *app) conduct(ctx context.Context, command string, f *runFlags, experime
 func (a *app) untold(code int, err error) int {
 	if code == exitPassed {
 		a.complain(fmt.Errorf("the run has passed, but: %w", err))
-		return exitNotInjected
+		return exitAborted
 	}
 	a.complain(err)
 	return code

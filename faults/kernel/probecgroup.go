@@ -1,12 +1,14 @@
 package kernel
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -111,8 +113,9 @@ func RemoveStaleCgroup(dir string) error {
 
 const (
 	// emptyWait is how long a process may take to leave its cgroup after its
-	// end was reported.
-	emptyWait = 2 * time.Second
+	// end was reported, or after its parent was killed: what it is the last to
+	// hold is detached first, on a machine that may have better things to do.
+	emptyWait = 10 * time.Second
 	emptyPoll = time.Millisecond
 )
 
@@ -122,8 +125,32 @@ const (
 func removeCgroup(dir string) error {
 	for end := time.Now().Add(emptyWait); ; time.Sleep(emptyPoll) {
 		err := os.Remove(dir)
-		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+		if !errors.Is(err, unix.EBUSY) {
 			return err
 		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%w after %s: %s", err, emptyWait, members(dir))
+		}
 	}
+}
+
+// members tells who is in a cgroup: process ids, names and states.
+func members(dir string) string {
+	procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return err.Error()
+	}
+	var all []string
+	for _, pid := range strings.Fields(string(procs)) {
+		// "PID (name) state ..."; its end between the two reads leaves the id.
+		stat, _ := os.ReadFile(filepath.Join("/proc", pid, "stat"))
+		if end := bytes.LastIndexByte(stat, ')'); end > 0 {
+			pid = string(stat[:min(end+3, len(stat))])
+		}
+		all = append(all, pid)
+	}
+	if len(all) == 0 {
+		return "no process is in it"
+	}
+	return "in it: " + strings.Join(all, ", ")
 }

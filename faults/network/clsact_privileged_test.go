@@ -14,12 +14,12 @@ import (
 // meddler does something just after a record is written, before what the
 // record is about is done.
 type meddler struct {
-	*fixture
+	*env.Recorder
 	meddle func()
 }
 
 func (m meddler) Record(undo fault.Undo) (fault.Undone, error) {
-	undone, err := m.fixture.Record(undo)
+	undone, err := m.Recorder.Record(undo)
 	m.meddle()
 	return undone, err
 }
@@ -39,7 +39,8 @@ func TestForeignClsactIsNeverRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	made := 0
-	injection, err := plan.Inject(t.Context(), meddler{f, func() {
+	recorder := &env.Recorder{}
+	injection, err := plan.Inject(t.Context(), meddler{recorder, func() {
 		if !strings.Contains(f.qdiscs(), "clsact") {
 			f.network.A.Run("tc", "qdisc", "add", "dev", env.Veth, "clsact")
 			made++
@@ -55,11 +56,8 @@ func TestForeignClsactIsNeverRemoved(t *testing.T) {
 	if err := injection.Revert(t.Context()); err != nil {
 		t.Error(err)
 	}
-	for _, w := range f.watches {
-		after, err := w.watch.State()
-		if differences := w.watch.Differences(w.before, after); err != nil || len(differences) > 0 {
-			t.Errorf("%s: %q, %v", w.watch.Key(), differences, err)
-		}
+	if differences, err := recorder.Differences(); err != nil || len(differences) > 0 {
+		t.Errorf("differences %q, %v", differences, err)
 	}
 	if qdiscs := f.qdiscs(); !strings.Contains(qdiscs, "clsact") {
 		t.Errorf("the clsact is gone:\n%s", qdiscs)
@@ -80,7 +78,7 @@ func TestClsactThatOthersTake(t *testing.T) {
 			spec.Mechanism = "cls_bpf"
 			injection := f.inject(network.Loss(), spec)
 			f.network.A.Run("tc", "qdisc", test.verb, "dev", env.Veth, "clsact")
-			f.watches = nil
+			injection.Recorder.Forget()
 			if err := injection.Revert(t.Context()); err != nil {
 				t.Error(err)
 			}
@@ -103,31 +101,16 @@ func TestFaultsShareAnInterface(t *testing.T) {
 				before := f.qdiscs()
 				spec := lossOfUDP()
 				spec.Mechanism = mechanism
-				var injections [2]fault.Injection
-				var watches [2][]watched
+				var injections [2]*env.Injected
 				for i := range injections {
-					f.watches = nil
 					injections[i] = f.inject(network.Loss(), spec)
-					watches[i] = f.watches
 				}
-				f.watches = nil
 				for _, i := range order {
 					pair.Exchange()
-					for _, w := range watches[i] {
-						after, err := w.watch.State()
-						if differences := w.watch.Differences(w.before, after); err != nil || len(differences) == 0 {
-							t.Errorf("%s: a fault that is on is not noticed (%v)", w.watch.Key(), err)
-						}
+					if differences, err := injections[i].Recorder.Differences(); err != nil || len(differences) == 0 {
+						t.Errorf("a fault that is on is not noticed (%v)", err)
 					}
-					if err := injections[i].Revert(t.Context()); err != nil {
-						t.Error(err)
-					}
-					for _, w := range watches[i] {
-						after, err := w.watch.State()
-						if differences := w.watch.Differences(w.before, after); err != nil || len(differences) > 0 {
-							t.Errorf("%s: %q, %v", w.watch.Key(), differences, err)
-						}
-					}
+					injections[i].End()
 				}
 				if after := f.qdiscs(); after != before {
 					t.Errorf("before:\n%s\nafter:\n%s", before, after)

@@ -34,7 +34,7 @@ func (f *fixture) lossOf(pair env.UDPPair, spec *v1.Fault) []int {
 	if result.Errors != 0 {
 		f.t.Errorf("%d of the sends failed: %s", result.Errors, result.First)
 	}
-	f.revert(injection)
+	injection.End()
 	f.counted(injection, fault.Counters{Matched: uint64(pair.Count), Injected: uint64(len(lost))})
 	return lost
 }
@@ -110,7 +110,7 @@ func TestLossLeavesTheNeighbourAlone(t *testing.T) {
 	if result, lost := neighbour.Exchange(); result.Errors != 0 || len(lost) != 0 {
 		t.Errorf("the neighbour had %d errors and lost %d", result.Errors, len(lost))
 	}
-	f.revert(injection)
+	injection.End()
 	f.counted(injection, fault.Counters{})
 }
 
@@ -186,7 +186,7 @@ func TestObserveCountsAndLosesNothing(t *testing.T) {
 	if result, lost := pair.Exchange(); result.Errors != 0 || len(lost) != 0 {
 		t.Errorf("%d errors, %d lost", result.Errors, len(lost))
 	}
-	f.revert(injection)
+	injection.End()
 	f.counted(injection, fault.Counters{Matched: 1000, Injected: uint64(len(predicted(spec, 1000)))})
 }
 
@@ -199,14 +199,14 @@ func TestLeaseEndsTheFaultByItself(t *testing.T) {
 	if _, lost := pair.Exchange(); len(lost) != pair.Count {
 		t.Fatalf("lost %d of %d", len(lost), pair.Count)
 	}
-	if err := injection.Renew(leaseOf(0)); err != nil {
+	if err := injection.Renew(env.Lease(0)); err != nil {
 		t.Fatal(err)
 	}
 	// Everything is still attached, and idle.
 	if result, lost := pair.Exchange(); result.Errors != 0 || len(lost) != 0 {
 		t.Errorf("after the lease: %d errors, %d lost", result.Errors, len(lost))
 	}
-	f.revert(injection)
+	injection.End()
 	f.counted(injection, fault.Counters{Matched: 100, Injected: 100})
 }
 
@@ -347,7 +347,7 @@ func TestForeignFiltersAreLeftAlone(t *testing.T) {
 	spec.Mechanism = "cls_bpf"
 	injection := f.inject(network.Loss(), spec)
 	pair.Exchange()
-	f.revert(injection)
+	injection.End()
 	if after := f.network.A.Run("tc", "filter", "show", "dev", env.Veth, "egress"); after != before {
 		t.Errorf("filters before:\n%s\nafter:\n%s", before, after)
 	}

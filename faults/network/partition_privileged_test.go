@@ -28,7 +28,7 @@ func TestPartitionLosesEverythingSilently(t *testing.T) {
 	if result.Errors != 0 || len(lost) != pair.Count {
 		t.Errorf("%d errors (%s), lost %d of %d", result.Errors, result.First, len(lost), pair.Count)
 	}
-	f.revert(injection)
+	injection.End()
 	f.counted(injection, fault.Counters{Matched: 500, Injected: 500})
 	if _, lost := pair.Exchange(); len(lost) != 0 {
 		t.Errorf("after the revert: lost %d", len(lost))
@@ -58,7 +58,7 @@ func TestPartitionOfTCPHealsWhenItEnds(t *testing.T) {
 	if err != nil {
 		t.Error("the open connection did not try again")
 	}
-	f.revert(injection)
+	injection.End()
 	var result env.Transfer
 	if open.Client.Read(&result); result.Error != "" {
 		t.Errorf("the open connection did not heal: %s", result.Error)
@@ -115,7 +115,7 @@ func TestFilters(t *testing.T) {
 					t.Errorf("lost %d of %d, want %d", len(lost), pair.Count, want)
 				}
 			}
-			f.revert(injection)
+			injection.End()
 		})
 	}
 }
@@ -136,7 +136,7 @@ func TestConnectionsNewAndEstablished(t *testing.T) {
 	if result := open.Try("send"); result.Error != "" {
 		t.Errorf("NEW broke an open connection: %s", result.Error)
 	}
-	f.revert(injection)
+	injection.End()
 	f.inject(network.Partition(), partition(&v1.Filter{Connections: v1.Filter_ESTABLISHED}))
 	// The handshake's last ACK has no SYN, but the client does not wait for it.
 	if result := late.Try("dial"); result.Error != "" {

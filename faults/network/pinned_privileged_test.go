@@ -75,7 +75,7 @@ func TestPinnedFaultIsAdopted(t *testing.T) {
 
 		injection := p.mustAdopt()
 		p.counted(injection, fault.Counters{Matched: 2 * count, Injected: uint64(len(lost))})
-		if err := errors.Join(injection.Renew(leaseOf(10*time.Minute)), injection.Refresh(t.Context())); err != nil {
+		if err := errors.Join(injection.Renew(env.Lease(10*time.Minute)), injection.Refresh(t.Context())); err != nil {
 			t.Error(err)
 		}
 		_, more = pair.Exchange()
@@ -112,13 +112,13 @@ func TestAdoptedFaultIsRenewed(t *testing.T) {
 		p.begin(10 * time.Minute)
 		p.process.Kill()
 		injection := p.mustAdopt()
-		if err := injection.Renew(leaseOf(0)); err != nil {
+		if err := injection.Renew(env.Lease(0)); err != nil {
 			t.Fatal(err)
 		}
 		if _, lost := pair.Exchange(); len(lost) != 0 {
 			t.Errorf("after the lease: lost %d", len(lost))
 		}
-		if err := injection.Renew(leaseOf(time.Minute)); err != nil {
+		if err := injection.Renew(env.Lease(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		if _, lost := pair.Exchange(); !slices.Equal(lost, p.chosen(100)) {

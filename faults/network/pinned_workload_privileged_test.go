@@ -83,7 +83,7 @@ func inject(in io.Reader, out *json.Encoder, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := injection.Start(leaseOf(o.Lease)); err != nil {
+	if err := injection.Start(env.Lease(o.Lease)); err != nil {
 		return err
 	}
 	if err := out.Encode("started"); err != nil {
@@ -95,7 +95,7 @@ func inject(in io.Reader, out *json.Encoder, args []string) error {
 		case "refresh":
 			err = injection.Refresh(ctx)
 		case "renew":
-			err = injection.Renew(leaseOf(o.Lease))
+			err = injection.Renew(env.Lease(o.Lease))
 		case "revert":
 			err = injection.Revert(ctx)
 		}

@@ -41,23 +41,35 @@ func Plan(t testing.TB, kind fault.Kind, spec *v1.Fault, log *slog.Logger, targe
 	})
 }
 
-// Inject plans, injects and starts a fault. It is taken back with the test at
-// the latest.
+// Inject plans, injects and starts a fault as Begin does.
 func Inject(t testing.TB, kind fault.Kind, spec *v1.Fault, log *slog.Logger, targets ...fault.Cgroup) *Injected {
 	t.Helper()
 	plan, err := Plan(t, kind, spec, log, targets...)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return Begin(t, plan)
+}
+
+// Begin injects and starts a fault that was planned. It is taken back with the
+// test at the latest.
+func Begin(t testing.TB, plan *fault.Plan) *Injected {
+	t.Helper()
 	i := &Injected{Plan: plan, Recorder: &Recorder{}, t: t}
+	var err error
 	if i.Injection, err = plan.Inject(t.Context(), i.Recorder); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(i.End)
-	if err := i.Start(fault.Lease{Deadline: fault.BootTime() + uint64(time.Minute)}); err != nil {
+	if err := i.Start(Lease(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	return i
+}
+
+// Lease is one that ends that much later.
+func Lease(d time.Duration) fault.Lease {
+	return fault.Lease{Deadline: fault.BootTime() + uint64(d)}
 }
 
 // Count returns the counters.

@@ -72,6 +72,9 @@ func (r *Recorder) Open() (list []fault.Undo) {
 	return list
 }
 
+// Forget ends the watch: the test has changed what was watched.
+func (r *Recorder) Forget() { r.watches = nil }
+
 // Differences compares what was watched with what it was, as the engine does.
 func (r *Recorder) Differences() (list []string, err error) {
 	for _, w := range r.watches {

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -22,10 +21,6 @@ import (
 
 // runsDir is where a state directory has its runs.
 const runsDir = "runs"
-
-// young is how long a directory may lie that a run had not finished making: a run
-// that is just beginning has one too.
-const young = time.Minute
 
 // find looks what the cut left, without changing it.
 func (g *guest) find() (*event.Found, error) {
@@ -99,13 +94,6 @@ func (g *guest) check() error {
 		errs = append(errs, fmt.Errorf("%s is still there: %d records open", run.Dir, len(run.Open)))
 	}
 	for _, dir := range found.Unfinished {
-		st, err := os.Lstat(dir)
-		if err != nil {
-			return err
-		}
-		if strings.HasPrefix(st.Name(), ".new-") && time.Since(st.ModTime()) < young {
-			continue
-		}
 		errs = append(errs, fmt.Errorf("%s is still there", dir))
 	}
 	for _, file := range found.Files {

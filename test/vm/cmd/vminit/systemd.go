@@ -27,7 +27,7 @@ const (
 
 // systemdFiles are what systemd finds beside the machine's own files. The target
 // needs only what every service needs, D-Bus and the command; a start that does
-// not get there ends the guest. An id keeps systemd from taking this for a
+// not get there is ended by the bench, which waits for the command to begin. An id keeps systemd from taking this for a
 // machine's first boot, when it would enable every unit that is installed.
 var systemdFiles = map[string]string{
 	unitDir + "/" + target: `[Unit]
@@ -42,8 +42,7 @@ AllowIsolate=yes
 Description=Command of the test bench
 Requires=basic.target
 After=basic.target dbus.service
-JobTimeoutSec=180
-JobTimeoutAction=reboot-force
+JobTimeoutSec=infinity
 JobRunningTimeoutSec=infinity
 
 [Service]
