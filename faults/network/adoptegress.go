@@ -11,6 +11,7 @@ import (
 
 	"faultline.dev/faultline/bpf/tc"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/netns"
 )
 
 // openEgress finds the hooks at the interfaces: links by their pins, filters by
@@ -87,7 +88,7 @@ func (a *adoption) found(at interfaceWatch, hooked bool, unhook unhookFunc) erro
 	a.watches = append(a.watches, at)
 	e := a.egress
 	if hooked && e.held[at.netns] == nil {
-		ns, err := findNamespace(at.netns)
+		ns, err := netns.Find(at.netns)
 		if err != nil {
 			return err
 		}
@@ -108,7 +109,7 @@ func (a *adoption) found(at interfaceWatch, hooked bool, unhook unhookFunc) erro
 
 // find returns nil where the filter, its interface or its namespace is not.
 func (f TCFilter) find() (found *netlink.BpfFilter, err error) {
-	err = f.at(func(_ *namespace, h *netlink.Handle, link netlink.Link) error {
+	err = f.at(func(_ *netns.Namespace, h *netlink.Handle, link netlink.Link) error {
 		filters, err := egressFilters(h, link)
 		if err != nil {
 			return err

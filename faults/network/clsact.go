@@ -9,6 +9,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"faultline.dev/faultline/faults/netns"
 )
 
 // sizeTable is struct tc_sizespec of linux/pkt_sched.h.
@@ -42,7 +44,7 @@ func (s sizeTable) encode() []byte {
 
 // addClsact makes a marked clsact. Where there is one already it is left as it
 // is, and so is its mark.
-func addClsact(ns *namespace, index int) error {
+func addClsact(ns *netns.Namespace, index int) error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
 	req.AddData(&nl.TcMsg{
 		Family:  nl.FAMILY_ALL,
@@ -54,7 +56,7 @@ func addClsact(ns *namespace, index int) error {
 	stab := nl.NewRtAttr(nl.TCA_STAB, nil)
 	stab.AddRtAttr(tcaStabBase, clsactMark.encode())
 	req.AddData(stab)
-	err := ns.do(func() error {
+	err := ns.Do(func() error {
 		_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 		return err
 	})
@@ -65,9 +67,9 @@ func addClsact(ns *namespace, index int) error {
 }
 
 // clsacts lists the interfaces that have a clsact, and whether it is ours.
-func clsacts(ns *namespace) (ours map[int]bool, err error) {
+func clsacts(ns *netns.Namespace) (ours map[int]bool, err error) {
 	var messages [][]byte
-	err = ns.do(func() (err error) {
+	err = ns.Do(func() (err error) {
 		req := nl.NewNetlinkRequest(unix.RTM_GETQDISC, unix.NLM_F_DUMP)
 		req.AddData(&nl.TcMsg{Family: nl.FAMILY_ALL})
 		messages, err = req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWQDISC)
@@ -101,7 +103,7 @@ func clsacts(ns *namespace) (ours map[int]bool, err error) {
 }
 
 // removeIdleClsact removes a clsact of ours unless somebody has a filter on it.
-func removeIdleClsact(ns *namespace, h *netlink.Handle, link netlink.Link) error {
+func removeIdleClsact(ns *netns.Namespace, h *netlink.Handle, link netlink.Link) error {
 	ours, err := clsacts(ns)
 	if err != nil || !ours[link.Attrs().Index] {
 		return err

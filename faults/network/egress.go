@@ -11,6 +11,7 @@ import (
 	"faultline.dev/faultline/bpf/tc"
 	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/faults/pin"
 )
 
@@ -36,7 +37,7 @@ var clsHook = hook{program: tc.ObjectsProgFlClsEgress, attach: attachCls}
 // ends the chain.
 func attachTCX(_ context.Context, e *egress, i iface) (unhookFunc, error) {
 	var l link.Link
-	err := i.namespace.do(func() (err error) {
+	err := i.namespace.Do(func() (err error) {
 		l, err = link.AttachTCX(link.TCXOptions{
 			Interface: i.index,
 			Program:   e.program,
@@ -80,7 +81,7 @@ type egress struct {
 	// rest is what an earlier process has left that hooks nothing any more.
 	rest []unhookFunc
 	// held are the namespaces that are kept open for the hooks in them.
-	held map[uint64]*namespace
+	held map[uint64]*netns.Namespace
 }
 
 // place identifies an interface while its namespace is held.
@@ -92,31 +93,31 @@ type place struct {
 // refresh hooks the interfaces that have no hook yet. It never lets one go:
 // the kernel does that when the interface ends.
 func (e *egress) refresh(ctx context.Context, peers *peerSet) error {
-	found, err := namespacesOf(e.cgroups)
+	found, err := netns.Of(e.cgroups)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, ns := range found {
-		if held := e.held[ns.inode]; held != nil {
-			_ = ns.close()
+		if held := e.held[ns.Inode]; held != nil {
+			_ = ns.Close()
 			ns = held
 		} else {
-			e.held[ns.inode] = ns
+			e.held[ns.Inode] = ns
 		}
 		errs = append(errs, e.refreshNamespace(ctx, ns, peers))
 	}
 	return errors.Join(errs...)
 }
 
-func (e *egress) refreshNamespace(ctx context.Context, ns *namespace, peers *peerSet) error {
+func (e *egress) refreshNamespace(ctx context.Context, ns *netns.Namespace, peers *peerSet) error {
 	interfaces, err := outgoing(ns, peers.list())
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, i := range interfaces {
-		at := place{ns.inode, i.index}
+		at := place{ns.Inode, i.index}
 		if e.hooked[at] != nil {
 			continue
 		}
@@ -160,7 +161,7 @@ func (e *egress) revert(ctx context.Context) error {
 func (e *egress) release() error {
 	var errs []error
 	for inode, ns := range e.held {
-		errs = append(errs, ns.close())
+		errs = append(errs, ns.Close())
 		delete(e.held, inode)
 	}
 	return errors.Join(errs...)

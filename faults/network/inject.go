@@ -16,6 +16,7 @@ import (
 	"faultline.dev/faultline/bpf/cgroupskb"
 	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/faults/pin"
 )
 
@@ -132,7 +133,7 @@ func (in *injection) newEgress(rec fault.Recorder) *egress {
 		pins:    in.pins,
 		cgroups: in.plan.req.Cgroups,
 		hooked:  map[place]unhookFunc{},
-		held:    map[uint64]*namespace{},
+		held:    map[uint64]*netns.Namespace{},
 	}
 }
 

@@ -7,27 +7,19 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"faultline.dev/faultline/faults/netns"
 )
 
 // iface is an interface of one namespace.
 type iface struct {
-	namespace *namespace
+	namespace *netns.Namespace
 	index     int
 	name      string
 }
 
 func (i iface) String() string { return fmt.Sprintf("interface %s in %s", i.name, i.namespace) }
-
-// handle opens netlink sockets inside the namespace.
-func (n *namespace) handle() (*netlink.Handle, error) {
-	h, err := netlink.NewHandleAt(netns.NsHandle(n.fd()), unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, fmt.Errorf("opening netlink in %s: %w", n, err)
-	}
-	return h, nil
-}
 
 // outgoing lists the interfaces over which packets to the peers can leave, by
 // every routing table of the namespace. No peers stands for every address.
@@ -35,8 +27,8 @@ func (n *namespace) handle() (*netlink.Handle, error) {
 // A packet for an address of the machine itself leaves by the loopback
 // interface. Interfaces below another one (the ports of a bond or of a bridge)
 // have no routes, and see a packet after the one above them.
-func outgoing(ns *namespace, peers []netip.Prefix) ([]iface, error) {
-	h, err := ns.handle()
+func outgoing(ns *netns.Namespace, peers []netip.Prefix) ([]iface, error) {
+	h, err := ns.Handle()
 	if err != nil {
 		return nil, err
 	}

@@ -61,7 +61,7 @@ func (h cgroupHook) pin(cgroup fault.Cgroup) string {
 // an interface's may have dots in it; the end makes it unique where the index
 // comes back.
 func tcxPin(i iface) string {
-	return fmt.Sprintf("%s%d_%d_%s_%s", pinLinkTCX, i.namespace.inode, i.index, hex.EncodeToString([]byte(i.name)), randomHex())
+	return fmt.Sprintf("%s%d_%d_%s_%s", pinLinkTCX, i.namespace.Inode, i.index, hex.EncodeToString([]byte(i.name)), randomHex())
 }
 
 // parseTCXPin undoes tcxPin.

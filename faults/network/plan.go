@@ -16,6 +16,7 @@ import (
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/dice"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/faults/pin"
 )
 
@@ -135,11 +136,11 @@ func (p *plan) interfaceChanges() (list []*v1.Change, err error) {
 	if p.hook == nil {
 		return nil, nil
 	}
-	namespaces, err := namespacesOf(p.req.Cgroups)
+	namespaces, err := netns.Of(p.req.Cgroups)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, closeAll(namespaces)) }()
+	defer func() { err = errors.Join(err, netns.CloseAll(namespaces)) }()
 	if len(namespaces) == 0 {
 		p.warn("the target has no processes now; interfaces are added as soon as it has some")
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/netns"
 )
 
 // mine is something at an interface that carries our mark.
@@ -32,7 +33,7 @@ type mine struct {
 // somebody else's, and is left alone, filters of ours or not.
 func Remnants() ([]fault.Undo, error) {
 	var found []mine
-	err := eachNamespace(func(ns *namespace) error {
+	err := netns.Each(func(ns *netns.Namespace) error {
 		list, err := marked(ns)
 		found = append(found, list...)
 		return err
@@ -54,12 +55,12 @@ func Remnants() ([]fault.Undo, error) {
 }
 
 // marked lists what is ours in one namespace.
-func marked(ns *namespace) ([]mine, error) {
+func marked(ns *netns.Namespace) ([]mine, error) {
 	ours, err := clsacts(ns)
 	if err != nil || len(ours) == 0 {
 		return nil, err
 	}
-	h, err := ns.handle()
+	h, err := ns.Handle()
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +76,7 @@ func marked(ns *namespace) ([]mine, error) {
 			errs = append(errs, fmt.Errorf("looking for interface %d in %s: %w", index, ns, err))
 			continue
 		}
-		undo := TCFilter{NetNS: ns.inode, Interface: link.Attrs().Name, Index: index}
+		undo := TCFilter{NetNS: ns.Inode, Interface: link.Attrs().Name, Index: index}
 		filters, err := egressFilters(h, link)
 		if err != nil {
 			errs = append(errs, err)

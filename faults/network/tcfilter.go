@@ -15,6 +15,7 @@ import (
 
 	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/netns"
 )
 
 // filterPrefix begins the name of every cls_bpf filter of ours.
@@ -55,19 +56,19 @@ func (TCFilter) Survives() bool { return false }
 // Undo implements fault.Undo. A namespace, interface, filter or qdisc that is
 // gone has nothing to undo.
 func (f TCFilter) Undo(context.Context) error {
-	return f.at(func(ns *namespace, h *netlink.Handle, link netlink.Link) error {
-		return ns.exclusively(func() error { return f.remove(ns, h, link) })
+	return f.at(func(ns *netns.Namespace, h *netlink.Handle, link netlink.Link) error {
+		return ns.Exclusively(func() error { return f.remove(ns, h, link) })
 	})
 }
 
 // at calls fn with the interface, where it still exists.
-func (f TCFilter) at(fn func(*namespace, *netlink.Handle, netlink.Link) error) error {
-	ns, err := findNamespace(f.NetNS)
+func (f TCFilter) at(fn func(*netns.Namespace, *netlink.Handle, netlink.Link) error) error {
+	ns, err := netns.Find(f.NetNS)
 	if err != nil || ns == nil {
 		return err
 	}
-	defer func() { _ = ns.close() }()
-	h, err := ns.handle()
+	defer func() { _ = ns.Close() }()
+	h, err := ns.Handle()
 	if err != nil {
 		return err
 	}
@@ -82,7 +83,7 @@ func (f TCFilter) at(fn func(*namespace, *netlink.Handle, netlink.Link) error) e
 	return fn(ns, h, link)
 }
 
-func (f TCFilter) remove(ns *namespace, h *netlink.Handle, link netlink.Link) error {
+func (f TCFilter) remove(ns *netns.Namespace, h *netlink.Handle, link netlink.Link) error {
 	filters, err := egressFilters(h, link)
 	if err != nil {
 		return err
@@ -125,7 +126,7 @@ const addTries = 10
 // addTCFilter puts program on the egress of an interface, behind a journal
 // record. On an error nothing is left.
 func addTCFilter(ctx context.Context, i iface, program *ebpf.Program, rec fault.Recorder) (fault.Undone, error) {
-	h, err := i.namespace.handle()
+	h, err := i.namespace.Handle()
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +140,7 @@ func addTCFilter(ctx context.Context, i iface, program *ebpf.Program, rec fault.
 		return nil, err
 	}
 	name := filterPrefix + randomHex()
-	undone, err := rec.Record(TCFilter{NetNS: i.namespace.inode, Interface: i.name, Index: i.index, Name: name})
+	undone, err := rec.Record(TCFilter{NetNS: i.namespace.Inode, Interface: i.name, Index: i.index, Name: name})
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +156,7 @@ func addTCFilter(ctx context.Context, i iface, program *ebpf.Program, rec fault.
 		DirectAction: true,
 	}
 	for try := 1; ; try++ {
-		err = i.namespace.exclusively(func() error {
+		err = i.namespace.Exclusively(func() error {
 			if err := addClsact(i.namespace, i.index); err != nil {
 				return fmt.Errorf("adding clsact to %s: %w", i, err)
 			}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/netns"
 )
 
 // programPrefix begins the name of every program of ours.
@@ -135,7 +136,7 @@ type interfaceWatch struct {
 }
 
 func watchInterface(i iface, own *own) interfaceWatch {
-	return interfaceWatch{netns: i.namespace.inode, index: i.index, name: i.name, own: own}
+	return interfaceWatch{netns: i.namespace.Inode, index: i.index, name: i.name, own: own}
 }
 
 func (w interfaceWatch) Key() string {
@@ -147,16 +148,16 @@ func (w interfaceWatch) Differences(before, after []string) []string {
 }
 
 func (w interfaceWatch) State() ([]string, error) {
-	ns, err := findNamespace(w.netns)
+	ns, err := netns.Find(w.netns)
 	if err != nil {
 		return nil, err
 	}
 	if ns == nil {
 		return nil, fault.ErrGone
 	}
-	defer func() { _ = ns.close() }()
+	defer func() { _ = ns.Close() }()
 	var lines []string
-	err = ns.exclusively(func() (err error) {
+	err = ns.Exclusively(func() (err error) {
 		lines, err = w.state(ns)
 		return err
 	})
@@ -169,8 +170,8 @@ func (w interfaceWatch) State() ([]string, error) {
 	return lines, nil
 }
 
-func (w interfaceWatch) state(ns *namespace) ([]string, error) {
-	h, err := ns.handle()
+func (w interfaceWatch) state(ns *netns.Namespace) ([]string, error) {
+	h, err := ns.Handle()
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +188,7 @@ func (w interfaceWatch) state(ns *namespace) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = ns.do(func() error {
+	err = ns.Do(func() error {
 		for _, hook := range []struct {
 			name   string
 			attach ebpf.AttachType

@@ -1,4 +1,5 @@
-package network
+// Package netns finds network namespaces, holds them open and works in them.
+package netns
 
 import (
 	"errors"
@@ -9,27 +10,40 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"faultline.dev/faultline/faults/fault"
 )
 
-// namespace is a network namespace, held open so that it can still be cleaned
+// Namespace is a network namespace, held open so that it can still be cleaned
 // when the process that showed it is gone.
-type namespace struct {
-	// inode identifies it as long as it exists (/proc/PID/ns/net, namespaces(7)).
-	inode uint64
+type Namespace struct {
+	// Inode identifies it as long as it exists (/proc/PID/ns/net, namespaces(7)).
+	Inode uint64
 	file  *os.File
 }
 
-func (n *namespace) String() string { return fmt.Sprintf("netns %d", n.inode) }
+// String names the namespace by its inode.
+func (n *Namespace) String() string { return fmt.Sprintf("netns %d", n.Inode) }
 
-func (n *namespace) fd() int { return int(n.file.Fd()) }
+func (n *Namespace) fd() int { return int(n.file.Fd()) }
 
-func (n *namespace) close() error { return n.file.Close() }
+// Close lets go of the namespace.
+func (n *Namespace) Close() error { return n.file.Close() }
 
-// openNamespace opens a file such as /proc/PID/ns/net or /run/netns/NAME.
-func openNamespace(path string) (*namespace, error) {
+// Handle opens netlink sockets inside the namespace.
+func (n *Namespace) Handle() (*netlink.Handle, error) {
+	h, err := netlink.NewHandleAt(netns.NsHandle(n.fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("opening netlink in %s: %w", n, err)
+	}
+	return h, nil
+}
+
+// Open opens a file such as /proc/PID/ns/net or /run/netns/NAME.
+func Open(path string) (*Namespace, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening network namespace: %w", err)
@@ -39,13 +53,13 @@ func openNamespace(path string) (*namespace, error) {
 		_ = file.Close()
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
-	return &namespace{inode: stat.Ino, file: file}, nil
+	return &Namespace{Inode: stat.Ino, file: file}, nil
 }
 
-// namespacesOf opens the network namespaces in which the cgroups' processes
+// Of opens the network namespaces in which the cgroups' processes
 // live. A process that ends meanwhile has none.
-func namespacesOf(cgroups []fault.Cgroup) ([]*namespace, error) {
-	var list []*namespace
+func Of(cgroups []fault.Cgroup) ([]*Namespace, error) {
+	var list []*Namespace
 	seen := map[uint64]bool{}
 	for _, cgroup := range cgroups {
 		pids, err := cgroup.Processes()
@@ -53,39 +67,40 @@ func namespacesOf(cgroups []fault.Cgroup) ([]*namespace, error) {
 			continue
 		}
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("listing the processes of %s: %w", cgroup.Path, err), closeAll(list))
+			return nil, errors.Join(fmt.Errorf("listing the processes of %s: %w", cgroup.Path, err), CloseAll(list))
 		}
 		for _, pid := range pids {
-			ns, err := openNamespace(fmt.Sprintf("/proc/%d/ns/net", pid))
+			ns, err := Open(fmt.Sprintf("/proc/%d/ns/net", pid))
 			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 				continue
 			}
 			if err != nil {
-				return nil, errors.Join(err, closeAll(list))
+				return nil, errors.Join(err, CloseAll(list))
 			}
-			if seen[ns.inode] {
-				_ = ns.close()
+			if seen[ns.Inode] {
+				_ = ns.Close()
 				continue
 			}
-			seen[ns.inode] = true
+			seen[ns.Inode] = true
 			list = append(list, ns)
 		}
 	}
 	return list, nil
 }
 
-func closeAll(list []*namespace) error {
+// CloseAll lets go of all of them.
+func CloseAll(list []*Namespace) error {
 	var errs []error
 	for _, ns := range list {
-		errs = append(errs, ns.close())
+		errs = append(errs, ns.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// findNamespace looks for a namespace by its inode. It returns nil when it is
+// Find looks for a namespace by its inode. It returns nil when it is
 // nowhere: the kernel removes a namespace that nobody holds, with all that was
 // in it.
-func findNamespace(inode uint64) (*namespace, error) {
+func Find(inode uint64) (*Namespace, error) {
 	paths, err := namespacePaths()
 	if err != nil {
 		return nil, fmt.Errorf("looking for network namespace %d: %w", inode, err)
@@ -95,12 +110,12 @@ func findNamespace(inode uint64) (*namespace, error) {
 		if unix.Stat(path, &stat) != nil || stat.Ino != inode {
 			continue
 		}
-		ns, err := openNamespace(path)
-		if err == nil && ns.inode == inode {
+		ns, err := Open(path)
+		if err == nil && ns.Inode == inode {
 			return ns, nil
 		}
 		if err == nil {
-			_ = ns.close()
+			_ = ns.Close()
 		}
 	}
 	return nil, nil
@@ -126,9 +141,9 @@ func namespacePaths() ([]string, error) {
 	return paths, nil
 }
 
-// eachNamespace calls fn with every network namespace, once, and goes on after
+// Each calls fn with every network namespace, once, and goes on after
 // errors.
-func eachNamespace(fn func(*namespace) error) error {
+func Each(fn func(*Namespace) error) error {
 	paths, err := namespacePaths()
 	if err != nil {
 		return fmt.Errorf("looking for network namespaces: %w", err)
@@ -140,33 +155,33 @@ func eachNamespace(fn func(*namespace) error) error {
 		if unix.Stat(path, &stat) != nil || seen[stat.Ino] {
 			continue
 		}
-		ns, err := openNamespace(path)
+		ns, err := Open(path)
 		if err != nil {
 			continue // its process has just ended
 		}
-		if !seen[ns.inode] {
-			seen[ns.inode] = true
+		if !seen[ns.Inode] {
+			seen[ns.Inode] = true
 			errs = append(errs, fn(ns))
 		}
-		_ = ns.close()
+		_ = ns.Close()
 	}
 	return errors.Join(errs...)
 }
 
-// do runs fn inside the namespace, on a thread of its own: one that can't be
+// Do runs fn inside the namespace, on a thread of its own: one that can't be
 // brought back is thrown away.
-func (n *namespace) do(fn func() error) error {
+func (n *Namespace) Do(fn func() error) error {
 	result := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		home, err := openNamespace("/proc/thread-self/ns/net")
+		home, err := Open("/proc/thread-self/ns/net")
 		if err != nil {
 			runtime.UnlockOSThread()
 			result <- err
 			return
 		}
-		defer func() { _ = home.close() }()
-		if home.inode != n.inode {
+		defer func() { _ = home.Close() }()
+		if home.Inode != n.Inode {
 			if err := unix.Setns(n.fd(), unix.CLONE_NEWNET); err != nil {
 				runtime.UnlockOSThread()
 				result <- fmt.Errorf("entering %s: %w", n, err)
@@ -174,7 +189,7 @@ func (n *namespace) do(fn func() error) error {
 			}
 		}
 		err = fn()
-		if home.inode == n.inode || unix.Setns(home.fd(), unix.CLONE_NEWNET) == nil {
+		if home.Inode == n.Inode || unix.Setns(home.fd(), unix.CLONE_NEWNET) == nil {
 			runtime.UnlockOSThread()
 		}
 		result <- err

@@ -1,4 +1,4 @@
-package network
+package netns
 
 import (
 	"errors"
@@ -16,7 +16,7 @@ const (
 	exclusivePoll = 2 * time.Millisecond
 )
 
-// exclusively calls fn while no other process of ours, and nobody else in this
+// Exclusively calls fn while no other process of ours, and nobody else in this
 // one, adds a filter to an interface of the namespace, removes one, or looks at
 // them. Between the look for filters and the removal of an idle clsact a filter
 // of another run would go with it, and a clsact that is about to get its filter
@@ -24,7 +24,7 @@ const (
 //
 // The lock is flock(2) on the namespace itself, which all that have it open
 // share, and which the kernel drops with the process.
-func (n *namespace) exclusively(fn func() error) error {
+func (n *Namespace) Exclusively(fn func() error) error {
 	// A lock belongs to one opening of the file.
 	file, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", n.fd()))
 	if err != nil {
