@@ -20,6 +20,7 @@ import (
 	"faultline.dev/faultline/agent/probe"
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/failpoint"
+	"faultline.dev/faultline/faults/fault"
 )
 
 // defaultLease is the lease of an experiment that gives none.
@@ -59,6 +60,9 @@ type run struct {
 	untold bool
 
 	saving sync.Mutex
+
+	// commons is shared by the faults.
+	commons fault.Commons
 }
 
 // probeFailed ends a run early because of a probe.
@@ -184,7 +188,7 @@ func (r *run) during(ctx context.Context, steps func(context.Context) error) (er
 	}()
 	defer r.dismissGuard()
 	defer func() {
-		err = errors.Join(err, r.journal.Close())
+		err = errors.Join(err, r.commons.Close(), r.journal.Close())
 		failpoint.Hit(failpoint.Closed)
 	}()
 	reporting := r.report(ctx)

@@ -7,13 +7,14 @@
  * together, in whatever network namespace and over whatever interface, and
  * nobody else's.
  *
- * Loss on egress only chooses here: a packet that the hook itself drops is
- * reported to its sender (EPERM, or a local drop that TCP repairs in
- * milliseconds). The chosen packet gets a mark instead, and the program of
- * bpf/tc lets it vanish on its way out, as a network would. The mark is on no
- * packet that survives.
+ * On egress they only decide: a packet that the hook itself drops is reported
+ * to its sender (EPERM, or a local drop that TCP repairs in milliseconds), and
+ * none can be held back here. The packet gets a mark, and the program of bpf/tc
+ * does it on its way out, as a network would. The mark is on no packet that
+ * leaves the machine.
  */
 #include "../include/abi.h"
+#include "../include/decision.h"
 #include "../include/dice.h"
 #include "../include/events.h"
 #include "../include/filter.h"
@@ -26,12 +27,17 @@ char LICENSE[] SEC("license") = "GPL";
 struct fl_config {
 	struct fl_dice dice;
 	struct fl_filter filter;
-	/* Random, never 0, and the run's own. */
-	__u32 mark;
+	/* How long packets are held, ns. */
+	__u64 hold;
+	/* The marks of the run, of which it is the only one: MARK_RUN. */
+	__u32 run;
+	/* The fault's number in the run, below FAULTS_MAX. */
+	__u32 fault;
+	__u32 effect; /* enum fl_effect */
 	/* Count what would be hit, hit nothing. */
 	__u32 observe;
 };
-_Static_assert(sizeof(struct fl_config) == 136, "known to Go");
+_Static_assert(sizeof(struct fl_config) == 152, "known to Go");
 
 volatile const struct fl_config fl_config;
 
@@ -45,7 +51,7 @@ enum verdict {
 
 /* Decides about one packet, and counts it. */
 static __always_inline int chosen(struct __sk_buff *skb, struct fl_packet *packet,
-				  int egress)
+				  int egress, __u64 *ordinal)
 {
 	/* Volatile all the way: the compiler must not take the zeros that stand
 	 * here for the values that are set before loading. */
@@ -63,7 +69,7 @@ static __always_inline int chosen(struct __sk_buff *skb, struct fl_packet *packe
 	if (!pulse_is_on(&config->dice, now - start))
 		return 0;
 	count(matched);
-	thrown = throw_dice(&config->dice, now - start, now);
+	thrown = throw_dice(&config->dice, now - start, now, ordinal);
 	if (thrown == THROW_PASS)
 		return 0;
 	count(chosen);
@@ -75,10 +81,17 @@ static __always_inline int chosen(struct __sk_buff *skb, struct fl_packet *packe
 SEC("cgroup_skb/egress")
 int fl_mark_egress(struct __sk_buff *skb)
 {
+	const volatile struct fl_config *config = &fl_config;
+	struct fl_decision *before = decision_of(skb->mark, config->run);
 	struct fl_packet packet;
+	__u64 ordinal = 0;
 
-	if (chosen(skb, &packet, 1))
-		skb->mark = fl_config.mark;
+	/* What another fault of the run lets vanish never comes here. */
+	if (before && before->effects & EFFECT_LOSE)
+		return PASS;
+	if (chosen(skb, &packet, 1, &ordinal))
+		decide(skb, config->run, config->fault, ordinal,
+		       config->effect, config->hold);
 	return PASS;
 }
 
@@ -86,8 +99,9 @@ SEC("cgroup_skb/egress")
 int fl_drop_egress(struct __sk_buff *skb)
 {
 	struct fl_packet packet;
+	__u64 ordinal = 0;
 
-	if (!chosen(skb, &packet, 1))
+	if (!chosen(skb, &packet, 1, &ordinal))
 		return PASS;
 	count(hit);
 	/* TCP takes EPERM as silence and backs off as it should; with the
@@ -100,8 +114,9 @@ SEC("cgroup_skb/ingress")
 int fl_drop_ingress(struct __sk_buff *skb)
 {
 	struct fl_packet packet;
+	__u64 ordinal = 0;
 
-	if (!chosen(skb, &packet, 0))
+	if (!chosen(skb, &packet, 0, &ordinal))
 		return PASS;
 	count(hit);
 	return DROP;

@@ -39,8 +39,21 @@ type ObjectsFlConfig struct {
 		Flags    uint32
 		Protocol uint32
 	}
-	Mark    uint32
+	Hold    uint64
+	Run     uint32
+	Fault   uint32
+	Effect  uint32
 	Observe uint32
+}
+
+type ObjectsFlDecision struct {
+	_         structs.HostLayout
+	Hold      uint64
+	Departure uint64
+	Mark      uint32
+	Faults    uint32
+	Effects   uint32
+	Pad       uint32
 }
 
 type ObjectsFlDiceState struct {
@@ -93,6 +106,8 @@ type ObjectsFlStats struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	ObjectsMapFlDecisions    = "fl_decisions"
+	ObjectsMapFlDone         = "fl_done"
 	ObjectsMapFlEvents       = "fl_events"
 	ObjectsMapFlExcluded     = "fl_excluded"
 	ObjectsMapFlExempt       = "fl_exempt"
@@ -158,14 +173,16 @@ type ObjectsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsMapSpecs struct {
-	FlEvents   *ebpf.MapSpec `ebpf:"fl_events"`
-	FlExcluded *ebpf.MapSpec `ebpf:"fl_excluded"`
-	FlExempt   *ebpf.MapSpec `ebpf:"fl_exempt"`
-	FlLease    *ebpf.MapSpec `ebpf:"fl_lease"`
-	FlPeers    *ebpf.MapSpec `ebpf:"fl_peers"`
-	FlPorts    *ebpf.MapSpec `ebpf:"fl_ports"`
-	FlState    *ebpf.MapSpec `ebpf:"fl_state"`
-	FlStats    *ebpf.MapSpec `ebpf:"fl_stats"`
+	FlDecisions *ebpf.MapSpec `ebpf:"fl_decisions"`
+	FlDone      *ebpf.MapSpec `ebpf:"fl_done"`
+	FlEvents    *ebpf.MapSpec `ebpf:"fl_events"`
+	FlExcluded  *ebpf.MapSpec `ebpf:"fl_excluded"`
+	FlExempt    *ebpf.MapSpec `ebpf:"fl_exempt"`
+	FlLease     *ebpf.MapSpec `ebpf:"fl_lease"`
+	FlPeers     *ebpf.MapSpec `ebpf:"fl_peers"`
+	FlPorts     *ebpf.MapSpec `ebpf:"fl_ports"`
+	FlState     *ebpf.MapSpec `ebpf:"fl_state"`
+	FlStats     *ebpf.MapSpec `ebpf:"fl_stats"`
 }
 
 // ObjectsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -195,18 +212,22 @@ func (o *ObjectsObjects) Close() error {
 //
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsMaps struct {
-	FlEvents   *ebpf.Map `ebpf:"fl_events"`
-	FlExcluded *ebpf.Map `ebpf:"fl_excluded"`
-	FlExempt   *ebpf.Map `ebpf:"fl_exempt"`
-	FlLease    *ebpf.Map `ebpf:"fl_lease"`
-	FlPeers    *ebpf.Map `ebpf:"fl_peers"`
-	FlPorts    *ebpf.Map `ebpf:"fl_ports"`
-	FlState    *ebpf.Map `ebpf:"fl_state"`
-	FlStats    *ebpf.Map `ebpf:"fl_stats"`
+	FlDecisions *ebpf.Map `ebpf:"fl_decisions"`
+	FlDone      *ebpf.Map `ebpf:"fl_done"`
+	FlEvents    *ebpf.Map `ebpf:"fl_events"`
+	FlExcluded  *ebpf.Map `ebpf:"fl_excluded"`
+	FlExempt    *ebpf.Map `ebpf:"fl_exempt"`
+	FlLease     *ebpf.Map `ebpf:"fl_lease"`
+	FlPeers     *ebpf.Map `ebpf:"fl_peers"`
+	FlPorts     *ebpf.Map `ebpf:"fl_ports"`
+	FlState     *ebpf.Map `ebpf:"fl_state"`
+	FlStats     *ebpf.Map `ebpf:"fl_stats"`
 }
 
 func (m *ObjectsMaps) Close() error {
 	return _ObjectsClose(
+		m.FlDecisions,
+		m.FlDone,
 		m.FlEvents,
 		m.FlExcluded,
 		m.FlExempt,

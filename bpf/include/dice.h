@@ -148,11 +148,12 @@ static __always_inline int rate_hits(const volatile struct fl_dice *dice, __u64 
 }
 
 /*
- * Called once for each matching event. elapsed is the time since the fault
- * began; now is only used to space the sampled events.
+ * Called once for each matching event, of which *ordinal is told. elapsed is the
+ * time since the fault began; now is only used to space the sampled events.
  */
 static __always_inline enum fl_throw throw_dice(const volatile struct fl_dice *dice,
-						__u64 elapsed, __u64 now)
+						__u64 elapsed, __u64 now,
+						__u64 *ordinal)
 {
 	__u32 key = 0;
 	struct fl_dice_state *state = bpf_map_lookup_elem(&fl_state, &key);
@@ -178,5 +179,6 @@ static __always_inline enum fl_throw throw_dice(const volatile struct fl_dice *d
 		}
 	}
 	bpf_spin_unlock(&state->lock);
+	*ordinal = n;
 	return result;
 }

@@ -21,16 +21,42 @@ type hookFunc func(ctx context.Context, e *egress, i iface) (unhookFunc, error)
 
 type unhookFunc func(context.Context) error
 
-// hook is one way to let marked packets vanish at an interface.
+// hook does at an interface what was decided about marked packets.
 type hook struct {
 	// program is the name of its program in bpf/tc.
 	program string
-	attach  hookFunc
+	way     way
 }
 
-var tcxHook = hook{program: tc.ObjectsProgFlTcxEgress, attach: attachTCX}
+// action says what it does to an interface.
+func (h *hook) action() string { return fmt.Sprintf(h.way.action, h.program) }
 
-var clsHook = hook{program: tc.ObjectsProgFlClsEgress, attach: attachCls}
+// way is a way to attach a program.
+type way struct {
+	// action is a format that takes the program's name.
+	action string
+	// undo says who takes it back.
+	undo   string
+	attach hookFunc
+}
+
+var (
+	byTCX = way{"attach program %s as a tcx link to egress", undoByKernel, attachTCX}
+	byCls = way{"add clsact, where it is missing, and a cls_bpf filter with program %s to egress", "journal", attachCls}
+)
+
+// The hooks by their mechanisms: where packets only vanish, and where they are
+// held and need the fq qdisc.
+var (
+	vanishing = map[string]*hook{
+		mechanismTCX:    {tc.ObjectsProgFlTcxEgress, byTCX},
+		mechanismClsBPF: {tc.ObjectsProgFlClsEgress, byCls},
+	}
+	holding = map[string]*hook{
+		mechanismTCXFQ: {tc.ObjectsProgFlTcxHold, byTCX},
+		mechanismClsFQ: {tc.ObjectsProgFlClsHold, byCls},
+	}
+)
 
 // attachTCX makes a link that ends with its descriptor, unless it is pinned. It
 // goes before all other programs: one that comes first and passes the packet on
@@ -125,7 +151,7 @@ func (e *egress) refreshNamespace(ctx context.Context, ns *netns.Namespace, peer
 			errs = append(errs, err)
 			continue
 		}
-		unhook, err := e.hook.attach(ctx, e, i)
+		unhook, err := e.hook.way.attach(ctx, e, i)
 		if err != nil {
 			errs = append(errs, err)
 			continue

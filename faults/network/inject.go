@@ -2,8 +2,6 @@ package network
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -29,8 +27,11 @@ type injection struct {
 	maps, hookMaps map[string]*ebpf.Map
 	programs       map[string]*ebpf.Program
 	own            *own
-	links          []link.Link
-	egress         *egress
+	// wire is the run's, in which the fault has a number.
+	wire   *wire
+	number uint32
+	links  []link.Link
+	egress *egress
 	// pins keep all of it when the process ends; nil for a fault that ends
 	// with it.
 	pins   *pin.Pins
@@ -57,17 +58,16 @@ func (in *injection) set(ctx context.Context, rec fault.Recorder) error {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return fmt.Errorf("raising the limit of locked memory: %w", err)
 	}
-	mark, err := newMark()
-	if err != nil {
+	var err error
+	if in.wire, err = commonWire(rec, newWire); err != nil {
 		return err
 	}
-	if err := in.load(mark); err != nil {
+	if in.number, err = in.wire.join(); err != nil {
+		in.wire = nil
 		return err
 	}
-	if in.plan.hook != nil {
-		if err := in.loadHook(mark); err != nil {
-			return err
-		}
+	if err := in.load(); err != nil {
+		return err
 	}
 	if rec.PinDir() != "" {
 		if in.pins, err = pin.New(ctx, rec); err != nil {
@@ -106,15 +106,6 @@ func (in *injection) set(ctx context.Context, rec fault.Recorder) error {
 func (in *injection) Start(lease fault.Lease) error {
 	in.start = fault.BootTime()
 	return in.Renew(lease)
-}
-
-// newMark draws the mark of this fault's lost packets.
-func newMark() (uint32, error) {
-	var b [4]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return 0, fmt.Errorf("drawing a mark: %w", err)
-	}
-	return binary.NativeEndian.Uint32(b[:]) | 1, nil
 }
 
 // hook puts the interfaces' program where the target's packets leave. It idles
@@ -230,9 +221,14 @@ func (in *injection) Counters() (fault.Counters, error) {
 	if in.plan.req.Observe {
 		return fault.Counters{Matched: sum.Matched, Injected: sum.Chosen}, nil
 	}
+	hit, err := in.wire.count(in.number)
+	if err != nil {
+		return fault.Counters{}, err
+	}
+	hit += sum.Hit
 	// The CPUs are read one after another: a packet may be hit on one after
 	// it was not yet chosen on another.
-	return fault.Counters{Matched: sum.Matched, Injected: sum.Hit, Missed: sum.Chosen - min(sum.Hit, sum.Chosen)}, nil
+	return fault.Counters{Matched: sum.Matched, Injected: hit, Missed: sum.Chosen - min(hit, sum.Chosen)}, nil
 }
 
 // Events implements fault.Injection.
@@ -298,5 +294,9 @@ func (in *injection) close() error {
 		errs = append(errs, m.Close())
 	}
 	in.programs, in.maps, in.hookMaps = nil, nil, nil
+	if in.wire != nil {
+		in.wire.leave(in.number)
+		in.wire = nil
+	}
 	return errors.Join(errs...)
 }

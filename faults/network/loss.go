@@ -16,6 +16,8 @@ const (
 	mechanismTCX       = "tcx"
 	mechanismClsBPF    = "cls_bpf"
 	mechanismCgroupSKB = "cgroup_skb"
+	mechanismTCXFQ     = "tcx_fq"
+	mechanismClsFQ     = "cls_bpf_fq"
 )
 
 // Loss is networkLoss: packets that vanish at random, as on a bad network.
@@ -98,12 +100,9 @@ func planLoss(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 		p.ingressProgram = cgroupskb.ObjectsProgFlDropIngress
 	}
 	if p.filter.egress {
-		switch chosen {
-		case mechanismTCX:
-			p.egressProgram, p.hook = cgroupskb.ObjectsProgFlMarkEgress, &tcxHook
-		case mechanismClsBPF:
-			p.egressProgram, p.hook = cgroupskb.ObjectsProgFlMarkEgress, &clsHook
-		case mechanismCgroupSKB:
+		if p.hook = vanishing[chosen]; p.hook != nil {
+			p.egressProgram, p.effect = cgroupskb.ObjectsProgFlMarkEgress, lose
+		} else {
 			p.egressProgram = cgroupskb.ObjectsProgFlDropEgress
 			p.warn("a sender is told of packets that cgroup_skb drops: TCP hardly notices this loss")
 		}

@@ -112,6 +112,7 @@ type recordFile struct {
 	path, pinDir string
 	mu           sync.Mutex
 	watches      []fault.Watch
+	commons      fault.Commons
 }
 
 type recordLine struct {
@@ -157,6 +158,8 @@ func (r *recordFile) Watch(watch fault.Watch) error {
 }
 
 func (r *recordFile) PinDir() string { return r.pinDir }
+
+func (r *recordFile) Commons() *fault.Commons { return &r.commons }
 
 type recorded struct {
 	file *recordFile

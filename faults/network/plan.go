@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/dice"
@@ -35,11 +36,23 @@ type plan struct {
 
 	// Programs of bpf/cgroupskb; "" where the direction is not touched.
 	egressProgram, ingressProgram string
-	// hook lets marked packets vanish; nil when the cgroup's hook drops.
+	// effect is what becomes of the packets that are hit on their way out, and
+	// hold how long they are held.
+	effect effect
+	hold   time.Duration
+	// hook does it at the interface; nil when the cgroup's hook drops.
 	hook *hook
 
 	warnings []string
 }
+
+// effect has the values of enum fl_effect.
+type effect uint32
+
+const (
+	lose effect = 1 << iota
+	hold
+)
 
 // Who takes a change back.
 const (
@@ -144,21 +157,13 @@ func (p *plan) interfaceChanges() (list []*v1.Change, err error) {
 	if len(namespaces) == 0 {
 		p.warn("the target has no processes now; interfaces are added as soon as it has some")
 	}
-	change := v1.Change{
-		Action: "attach program " + p.hook.program + " as a tcx link to egress",
-		Undo:   p.undo(undoByKernel),
-	}
-	if p.hook == &clsHook {
-		change.Action = "add clsact, where it is missing, and a cls_bpf filter with program " + p.hook.program + " to egress"
-		change.Undo = p.undo("journal")
-	}
 	for _, ns := range namespaces {
 		interfaces, err := outgoing(ns, p.peers.list())
 		if err != nil {
 			return nil, err
 		}
 		for _, i := range interfaces {
-			list = append(list, &v1.Change{Object: i.String(), Action: change.Action, Undo: change.Undo})
+			list = append(list, &v1.Change{Object: i.String(), Action: p.hook.action(), Undo: p.undo(p.hook.way.undo)})
 		}
 	}
 	return list, nil

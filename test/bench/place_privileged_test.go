@@ -100,7 +100,7 @@ func (p *place) inject(cgroup fault.Cgroup, spec *v1.Fault) {
 	if err != nil {
 		p.b.Fatal(err)
 	}
-	injection, err := plan.Inject(p.b.Context(), recorder{})
+	injection, err := plan.Inject(p.b.Context(), &env.Recorder{})
 	if err != nil {
 		p.b.Fatal(err)
 	}
@@ -138,16 +138,6 @@ func (p *place) counters() fault.Counters {
 	}
 	return counters
 }
-
-// recorder keeps no journal: what is put in place is in namespaces and cgroups
-// that end with the benchmark.
-type recorder struct{}
-
-func (recorder) Record(undo fault.Undo) (fault.Undone, error) { return undo, nil }
-
-func (recorder) Watch(fault.Watch) error { return nil }
-
-func (recorder) PinDir() string { return "" }
 
 // netem loses that many percent of everything that leaves by the interface.
 func netem(percent string) setting {
