@@ -15,6 +15,7 @@
  */
 #include "../include/abi.h"
 #include "../include/decision.h"
+#include "../include/delay.h"
 #include "../include/dice.h"
 #include "../include/events.h"
 #include "../include/filter.h"
@@ -27,17 +28,17 @@ char LICENSE[] SEC("license") = "GPL";
 struct fl_config {
 	struct fl_dice dice;
 	struct fl_filter filter;
-	/* How long packets are held, ns. */
-	__u64 hold;
+	/* How long packets are held. */
+	struct fl_delay delay;
 	/* The marks of the run, of which it is the only one: MARK_RUN. */
 	__u32 run;
 	/* The fault's number in the run, below FAULTS_MAX. */
 	__u32 fault;
-	__u32 effect; /* enum fl_effect */
 	/* Count what would be hit, hit nothing. */
 	__u32 observe;
+	__u32 pad;
 };
-_Static_assert(sizeof(struct fl_config) == 152, "known to Go");
+_Static_assert(sizeof(struct fl_config) == 184, "known to Go");
 
 volatile const struct fl_config fl_config;
 
@@ -49,74 +50,129 @@ enum verdict {
 	DROP_QUIETLY = 2,
 };
 
-/* Decides about one packet, and counts it. */
-static __always_inline int chosen(struct __sk_buff *skb, struct fl_packet *packet,
-				  int egress, __u64 *ordinal)
+/* The delay before, when delays are correlated. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct fl_delay_state);
+} fl_delayed SEC(".maps");
+
+/* What is known of a packet that was chosen. */
+struct choice {
+	struct fl_packet packet;
+	__u64 ordinal;
+	/* How long it is held, ns; only where delays are drawn. */
+	__u64 hold;
+};
+
+/* Throws the dice, and draws a delay for what they hit. */
+static __always_inline enum fl_throw throw_and_draw(__u64 elapsed, __u64 now, int draws,
+						    struct choice *choice)
 {
 	/* Volatile all the way: the compiler must not take the zeros that stand
 	 * here for the values that are set before loading. */
 	const volatile struct fl_config *config = &fl_config;
+	struct fl_dice_state *state = dice_state();
+	const struct fl_delay_table *table = 0;
+	struct fl_delay_state *before = 0;
+	enum fl_throw thrown;
+
+	if (!state)
+		return THROW_PASS;
+	if (draws) {
+		__u32 key = 0;
+
+		table = delay_table();
+		before = bpf_map_lookup_elem(&fl_delayed, &key);
+		if (!table || !before)
+			return THROW_PASS;
+	}
+	/* Under one lock, so that the order of the packets is that of their
+	 * delays. */
+	bpf_spin_lock(&state->lock);
+	thrown = throw_dice(&config->dice, state, elapsed, now, &choice->ordinal);
+	if (draws && thrown != THROW_PASS)
+		choice->hold = draw_delay(&config->delay, table, choice->ordinal, before);
+	bpf_spin_unlock(&state->lock);
+	return thrown;
+}
+
+/* Decides about one packet, and counts it. */
+static __always_inline int chosen(struct __sk_buff *skb, int egress, int draws,
+				  struct choice *choice)
+{
+	const volatile struct fl_config *config = &fl_config;
 	enum fl_throw thrown;
 	__u64 start, now = 0;
 
+	choice->hold = 0;
 	start = lease_start(&now);
 	if (!start)
 		return 0;
-	if (parse_packet(skb, packet))
+	if (parse_packet(skb, &choice->packet))
 		return 0;
-	if (!filter_matches(&config->filter, packet, egress))
+	if (!filter_matches(&config->filter, &choice->packet, egress))
 		return 0;
 	if (!pulse_is_on(&config->dice, now - start))
 		return 0;
 	count(matched);
-	thrown = throw_dice(&config->dice, now - start, now, ordinal);
+	thrown = throw_and_draw(now - start, now, draws, choice);
 	if (thrown == THROW_PASS)
 		return 0;
 	count(chosen);
 	if (thrown == THROW_HIT_AND_SAMPLE)
-		sample_packet(skb, packet, now, egress);
+		sample_packet(skb, &choice->packet, now, egress);
 	return !config->observe;
 }
 
-SEC("cgroup_skb/egress")
-int fl_mark_egress(struct __sk_buff *skb)
+static __always_inline int mark_egress(struct __sk_buff *skb, __u32 effect, int draws)
 {
 	const volatile struct fl_config *config = &fl_config;
 	struct fl_decision *before = decision_of(skb->mark, config->run);
-	struct fl_packet packet;
-	__u64 ordinal = 0;
+	struct choice choice;
 
 	/* What another fault of the run lets vanish never comes here. */
 	if (before && before->effects & EFFECT_LOSE)
 		return PASS;
-	if (chosen(skb, &packet, 1, &ordinal))
-		decide(skb, config->run, config->fault, ordinal,
-		       config->effect, config->hold);
+	if (chosen(skb, 1, draws, &choice))
+		decide(skb, config->run, config->fault, choice.ordinal, effect,
+		       choice.hold);
 	return PASS;
+}
+
+SEC("cgroup_skb/egress")
+int fl_lose_egress(struct __sk_buff *skb)
+{
+	return mark_egress(skb, EFFECT_LOSE, 0);
+}
+
+SEC("cgroup_skb/egress")
+int fl_hold_egress(struct __sk_buff *skb)
+{
+	return mark_egress(skb, EFFECT_HOLD, 1);
 }
 
 SEC("cgroup_skb/egress")
 int fl_drop_egress(struct __sk_buff *skb)
 {
-	struct fl_packet packet;
-	__u64 ordinal = 0;
+	struct choice choice;
 
-	if (!chosen(skb, &packet, 1, &ordinal))
+	if (!chosen(skb, 1, 0, &choice))
 		return PASS;
 	count(hit);
 	/* TCP takes EPERM as silence and backs off as it should; with the
 	 * quiet drop it would know and try again at once. Others must not see
 	 * EPERM from their send calls. */
-	return packet.protocol == IPPROTO_TCP ? DROP : DROP_QUIETLY;
+	return choice.packet.protocol == IPPROTO_TCP ? DROP : DROP_QUIETLY;
 }
 
 SEC("cgroup_skb/ingress")
 int fl_drop_ingress(struct __sk_buff *skb)
 {
-	struct fl_packet packet;
-	__u64 ordinal = 0;
+	struct choice choice;
 
-	if (!chosen(skb, &packet, 0, &ordinal))
+	if (!chosen(skb, 0, 0, &choice))
 		return PASS;
 	count(hit);
 	return DROP;

@@ -39,11 +39,19 @@ type ObjectsFlConfig struct {
 		Flags    uint32
 		Protocol uint32
 	}
-	Hold    uint64
+	Delay struct {
+		_           structs.HostLayout
+		Delay       uint64
+		Jitter      uint64
+		Correlation uint64
+		Seed        uint64
+		Size        uint32
+		Shape       uint32
+	}
 	Run     uint32
 	Fault   uint32
-	Effect  uint32
 	Observe uint32
+	Pad     uint32
 }
 
 type ObjectsFlDecision struct {
@@ -54,6 +62,18 @@ type ObjectsFlDecision struct {
 	Faults    uint32
 	Effects   uint32
 	Pad       uint32
+}
+
+type ObjectsFlDelayState struct {
+	_     structs.HostLayout
+	Last  uint64
+	Drawn uint32
+	Pad   uint32
+}
+
+type ObjectsFlDelayTable struct {
+	_       structs.HostLayout
+	Entries [16385]int32
 }
 
 type ObjectsFlDiceState struct {
@@ -107,6 +127,8 @@ type ObjectsFlStats struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	ObjectsMapFlDecisions    = "fl_decisions"
+	ObjectsMapFlDelayed      = "fl_delayed"
+	ObjectsMapFlDelays       = "fl_delays"
 	ObjectsMapFlDone         = "fl_done"
 	ObjectsMapFlEvents       = "fl_events"
 	ObjectsMapFlExcluded     = "fl_excluded"
@@ -118,7 +140,8 @@ const (
 	ObjectsMapFlStats        = "fl_stats"
 	ObjectsProgFlDropEgress  = "fl_drop_egress"
 	ObjectsProgFlDropIngress = "fl_drop_ingress"
-	ObjectsProgFlMarkEgress  = "fl_mark_egress"
+	ObjectsProgFlHoldEgress  = "fl_hold_egress"
+	ObjectsProgFlLoseEgress  = "fl_lose_egress"
 	ObjectsVarFlConfig       = "fl_config"
 )
 
@@ -166,7 +189,8 @@ type ObjectsSpecs struct {
 type ObjectsProgramSpecs struct {
 	FlDropEgress  *ebpf.ProgramSpec `ebpf:"fl_drop_egress"`
 	FlDropIngress *ebpf.ProgramSpec `ebpf:"fl_drop_ingress"`
-	FlMarkEgress  *ebpf.ProgramSpec `ebpf:"fl_mark_egress"`
+	FlHoldEgress  *ebpf.ProgramSpec `ebpf:"fl_hold_egress"`
+	FlLoseEgress  *ebpf.ProgramSpec `ebpf:"fl_lose_egress"`
 }
 
 // ObjectsMapSpecs contains maps before they are loaded into the kernel.
@@ -174,6 +198,8 @@ type ObjectsProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsMapSpecs struct {
 	FlDecisions *ebpf.MapSpec `ebpf:"fl_decisions"`
+	FlDelayed   *ebpf.MapSpec `ebpf:"fl_delayed"`
+	FlDelays    *ebpf.MapSpec `ebpf:"fl_delays"`
 	FlDone      *ebpf.MapSpec `ebpf:"fl_done"`
 	FlEvents    *ebpf.MapSpec `ebpf:"fl_events"`
 	FlExcluded  *ebpf.MapSpec `ebpf:"fl_excluded"`
@@ -213,6 +239,8 @@ func (o *ObjectsObjects) Close() error {
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsMaps struct {
 	FlDecisions *ebpf.Map `ebpf:"fl_decisions"`
+	FlDelayed   *ebpf.Map `ebpf:"fl_delayed"`
+	FlDelays    *ebpf.Map `ebpf:"fl_delays"`
 	FlDone      *ebpf.Map `ebpf:"fl_done"`
 	FlEvents    *ebpf.Map `ebpf:"fl_events"`
 	FlExcluded  *ebpf.Map `ebpf:"fl_excluded"`
@@ -227,6 +255,8 @@ type ObjectsMaps struct {
 func (m *ObjectsMaps) Close() error {
 	return _ObjectsClose(
 		m.FlDecisions,
+		m.FlDelayed,
+		m.FlDelays,
 		m.FlDone,
 		m.FlEvents,
 		m.FlExcluded,
@@ -252,14 +282,16 @@ type ObjectsVariables struct {
 type ObjectsPrograms struct {
 	FlDropEgress  *ebpf.Program `ebpf:"fl_drop_egress"`
 	FlDropIngress *ebpf.Program `ebpf:"fl_drop_ingress"`
-	FlMarkEgress  *ebpf.Program `ebpf:"fl_mark_egress"`
+	FlHoldEgress  *ebpf.Program `ebpf:"fl_hold_egress"`
+	FlLoseEgress  *ebpf.Program `ebpf:"fl_lose_egress"`
 }
 
 func (p *ObjectsPrograms) Close() error {
 	return _ObjectsClose(
 		p.FlDropEgress,
 		p.FlDropIngress,
-		p.FlMarkEgress,
+		p.FlHoldEgress,
+		p.FlLoseEgress,
 	)
 }
 

@@ -33,6 +33,10 @@ func (in *injection) loadCgroup() error {
 	if err := spec.Variables[cgroupskb.ObjectsVarFlConfig].Set(config); err != nil {
 		return fmt.Errorf("configuring programs: %w", err)
 	}
+	if in.plan.delay == nil {
+		delete(spec.Maps, cgroupskb.ObjectsMapFlDelays)
+		delete(spec.Maps, cgroupskb.ObjectsMapFlDelayed)
+	}
 	collection, err := load(spec, in.wire.maps(), in.plan.egressProgram, in.plan.ingressProgram)
 	if err != nil {
 		return err
@@ -132,6 +136,13 @@ func (in *injection) fill() error {
 			}
 		}
 	}
+	if p.delay != nil {
+		table := cgroupskb.ObjectsFlDelayTable{}
+		copy(table.Entries[:], p.delay.Table.Value())
+		if err := in.maps[cgroupskb.ObjectsMapFlDelays].Put(uint32(0), table); err != nil {
+			return fmt.Errorf("writing the table of delays: %w", err)
+		}
+	}
 	for _, address := range p.exempt() {
 		key := cgroupskb.ObjectsFlEndpoint{Port: address.Port()}
 		key.Address.Bytes = address.Addr().As16()
@@ -144,7 +155,7 @@ func (in *injection) fill() error {
 
 // config is what the programs of bpf/cgroupskb are told once and for all.
 func (p *plan) config(run, number uint32) cgroupskb.ObjectsFlConfig {
-	config := cgroupskb.ObjectsFlConfig{Run: run, Fault: number, Effect: uint32(p.effect), Hold: uint64(p.hold)}
+	config := cgroupskb.ObjectsFlConfig{Run: run, Fault: number}
 	d := p.dice
 	config.Dice.Seed = d.Seed
 	config.Dice.Skip, config.Dice.Every, config.Dice.First = d.Skip, d.Every, d.First
@@ -155,6 +166,11 @@ func (p *plan) config(run, number uint32) cgroupskb.ObjectsFlConfig {
 	config.Dice.LossGood, config.Dice.LossBad = d.LossGood, d.LossBad
 	config.Dice.Ramp = d.Ramp
 	config.Dice.PulseOn, config.Dice.PulsePeriod = d.PulseOn, d.PulsePeriod
+	if delay := p.delay; delay != nil {
+		config.Delay.Delay, config.Delay.Jitter = delay.Delay, delay.Jitter
+		config.Delay.Correlation, config.Delay.Seed = delay.Correlation, delay.Seed
+		config.Delay.Size, config.Delay.Shape = delay.Table.Size(), delay.Table.Shape()
+	}
 	config.Filter.Flags, config.Filter.Protocol = p.filterFlags(), filterProtocol(p.filter.protocol)
 	if p.req.Observe {
 		config.Observe = 1

@@ -18,6 +18,7 @@ const (
 	mechanismCgroupSKB = "cgroup_skb"
 	mechanismTCXFQ     = "tcx_fq"
 	mechanismClsFQ     = "cls_bpf_fq"
+	mechanismNetem     = "netem"
 )
 
 // Loss is networkLoss: packets that vanish at random, as on a bad network.
@@ -101,7 +102,7 @@ func planLoss(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	}
 	if p.filter.egress {
 		if p.hook = vanishing[chosen]; p.hook != nil {
-			p.egressProgram, p.effect = cgroupskb.ObjectsProgFlMarkEgress, lose
+			p.egressProgram = cgroupskb.ObjectsProgFlLoseEgress
 		} else {
 			p.egressProgram = cgroupskb.ObjectsProgFlDropEgress
 			p.warn("a sender is told of packets that cgroup_skb drops: TCP hardly notices this loss")

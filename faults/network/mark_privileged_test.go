@@ -31,7 +31,7 @@ func TestForgedMarkIsNoReason(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlMarkEgress, vanishing[mechanismClsBPF]
+	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlLoseEgress, vanishing[mechanismClsBPF]
 	if kernel.NewProber(env.CgroupRoot(t), nil).Probe(t.Context(), kernel.TCX).OK() {
 		p.hook = vanishing[mechanismTCX]
 	}
@@ -47,7 +47,7 @@ func TestForgedMarkIsNoReason(t *testing.T) {
 	}
 	const packet = 7
 	mark := int(in.own.mark | packet)
-	decision := cgroupskb.ObjectsFlDecision{Effects: uint32(lose), Faults: 1}
+	decision := cgroupskb.ObjectsFlDecision{Effects: 1 /* EFFECT_LOSE */, Faults: 1}
 	if err := in.wire.decisions.Put(uint32(packet), decision); err != nil {
 		t.Fatal(err)
 	}

@@ -36,23 +36,14 @@ type plan struct {
 
 	// Programs of bpf/cgroupskb; "" where the direction is not touched.
 	egressProgram, ingressProgram string
-	// effect is what becomes of the packets that are hit on their way out, and
-	// hold how long they are held.
-	effect effect
-	hold   time.Duration
-	// hook does it at the interface; nil when the cgroup's hook drops.
+	// delay says how long packets are held; nil when they are not.
+	delay *dice.Delay
+	// hook does at the interface what the cgroup's hook decided; nil when that
+	// drops.
 	hook *hook
 
 	warnings []string
 }
-
-// effect has the values of enum fl_effect.
-type effect uint32
-
-const (
-	lose effect = 1 << iota
-	hold
-)
 
 // Who takes a change back.
 const (

@@ -1,0 +1,72 @@
+package network
+
+import (
+	"context"
+	"fmt"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/api/units"
+	"faultline.dev/faultline/bpf/cgroupskb"
+	"faultline.dev/faultline/faults/check"
+	"faultline.dev/faultline/faults/dice"
+	"faultline.dev/faultline/faults/fault"
+)
+
+// Latency is networkLatency: packets that come later, as from far away.
+func Latency() fault.Kind {
+	return fault.Kind{
+		Name:       "networkLatency",
+		Summary:    "delays packets, with jitter and its distribution",
+		Scope:      fault.ScopeCgroup,
+		Mechanisms: held(),
+		Example: `name: far away database
+target: {systemdUnit: checkout.service}
+networkLatency: {delay: 100ms, jitter: 10ms, distribution: NORMAL}
+filter: {peers: [10.0.0.0/8], ports: ["5432"], protocol: TCP}
+duration: 60s`,
+		Validate: validateLatency,
+		Plan:     planLatency,
+	}
+}
+
+func validateLatency(spec *v1.Fault) []fault.Problem {
+	p := check.Problems{Prefix: "networkLatency"}
+	p.Delay(spec.GetNetworkLatency(), false)
+	return append(p.List(), ValidateFilter(spec.GetFilter())...)
+}
+
+func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
+	p, err := newPlan(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if p.filter.ingress {
+		return nil, fmt.Errorf("networkLatency of received packets is %w; write direction: EGRESS, or delay what the peers send", fault.ErrNotBuilt)
+	}
+	if req.Spec.GetMechanism() == mechanismNetem {
+		return nil, fmt.Errorf("mechanism %s is %w; leave it out", mechanismNetem, fault.ErrNotBuilt)
+	}
+	chosen, err := fault.Choose(ctx, req, Latency(), mechanismTCXFQ, mechanismClsFQ)
+	if err != nil {
+		return nil, err
+	}
+	delay, err := dice.NewDelay(req.Seed, req.Spec.GetNetworkLatency())
+	if err != nil {
+		return nil, err
+	}
+	p.egressProgram, p.delay, p.hook = cgroupskb.ObjectsProgFlHoldEgress, &delay, holding[chosen]
+	return p.finish(chosen, describeLatency(req.Spec.GetNetworkLatency()))
+}
+
+func describeLatency(latency *v1.NetworkLatency) string {
+	text := "delay packets by " + units.FormatDuration(latency.GetDelay().AsDuration())
+	jitter := latency.GetJitter().AsDuration()
+	if jitter == 0 {
+		return text
+	}
+	shape := latency.GetTable()
+	if shape == "" {
+		shape = latency.GetDistribution().String()
+	}
+	return fmt.Sprintf("%s, jitter %s (%s)", text, units.FormatDuration(jitter), shape)
+}
