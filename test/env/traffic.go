@@ -19,13 +19,15 @@ import (
 	"faultline.dev/faultline/faults/fault"
 )
 
-// Traffic are the workloads of UDPPair and TCPPair, for Main.
+// Traffic are the workloads of UDPPair, TCPPair and DelayPair, for Main.
 func Traffic() map[string]Workload {
 	return map[string]Workload{
-		"udp-send":    udpSend,
-		"udp-receive": udpReceive,
-		"tcp-serve":   tcpServe,
-		"tcp-send":    tcpSend,
+		"udp-send":      udpSend,
+		"udp-receive":   udpReceive,
+		"tcp-serve":     tcpServe,
+		"tcp-send":      tcpSend,
+		"stamp-send":    stampSend,
+		"stamp-receive": stampReceive,
 	}
 }
 

@@ -1,0 +1,75 @@
+//go:build linux && privileged
+
+package network_test
+
+import (
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/network"
+	"faultline.dev/faultline/test/env"
+)
+
+// late is a delay of the datagrams to port 7000.
+func late(delay time.Duration) *v1.Fault {
+	return &v1.Fault{
+		Filter: &v1.Filter{Ports: []string{"7000"}, Protocol: v1.Filter_UDP},
+		Fault:  &v1.Fault_NetworkLatency{NetworkLatency: &v1.NetworkLatency{Delay: durationpb.New(delay)}},
+	}
+}
+
+// Every packet of the target comes later by the delay, none before its time;
+// those of the neighbour on the same interface, to the same peer, do not.
+func TestLatencyIsTheTargetsAlone(t *testing.T) {
+	const (
+		count = 1000
+		delay = 50 * time.Millisecond
+	)
+	for _, mechanism := range []string{"tcx_fq", "cls_bpf_fq"} {
+		for name, to := range map[string]string{"ipv4": env.AddressB, "ipv6": "[" + env.Address6B + "]"} {
+			t.Run(mechanism+"/"+name, func(t *testing.T) {
+				f := newFixture(t, network.Latency(), mechanism)
+				target := env.NewDelayPair(t, f.network, f.target, f.neighbour, to+":7000", count, 2*time.Millisecond)
+				other := env.NewDelayPair(t, f.network, f.neighbour, f.neighbour, to+":7001", count, 2*time.Millisecond)
+				exchange := func() (mine, theirs []time.Duration) {
+					target.Begin(delay)
+					other.Begin(delay)
+					for i, pair := range []env.DelayPair{target, other} {
+						sent, arrivals := pair.End()
+						if sent.Errors > 0 || len(arrivals) != count {
+							t.Errorf("%d came of %d, %d errors: %s", len(arrivals), count, sent.Errors, sent.First)
+						}
+						if i == 0 {
+							mine = env.Took(arrivals)
+						} else {
+							theirs = env.Took(arrivals)
+						}
+					}
+					return mine, theirs
+				}
+				f.network.A.Run("tc", "qdisc", "replace", "dev", env.Veth, "root", "fq", "limit", "100000", "flow_limit", "100000")
+				before, otherBefore := exchange()
+				spec := late(delay)
+				spec.Mechanism = mechanism
+				injection := f.inject(network.Latency(), spec)
+				during, otherDuring := exchange()
+				injection.End()
+				f.counted(injection, fault.Counters{Matched: count, Injected: count})
+				if least := env.Quantile(during, 0); least < delay {
+					t.Errorf("a packet came after %s", least)
+				}
+				for _, q := range []float64{0.5, 0.99} {
+					t.Logf("p%v: %s before, %s during; the neighbour's %s and %s", 100*q,
+						env.Quantile(before, q), env.Quantile(during, q), env.Quantile(otherBefore, q), env.Quantile(otherDuring, q))
+				}
+				if most := env.Quantile(otherDuring, 0.5); most >= delay/2 {
+					t.Errorf("half of the neighbour's packets took %s and longer", most)
+				}
+			})
+		}
+	}
+}
