@@ -36,7 +36,7 @@ func validateLatency(spec *v1.Fault) []fault.Problem {
 }
 
 func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
-	p, err := newPlan(ctx, req)
+	p, err := newPlan(ctx, "networkLatency", req)
 	if err != nil {
 		return nil, err
 	}

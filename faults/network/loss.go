@@ -88,7 +88,7 @@ func validateLoss(spec *v1.Fault) []fault.Problem {
 }
 
 func planLoss(ctx context.Context, req fault.Request) (*fault.Plan, error) {
-	p, err := newPlan(ctx, req)
+	p, err := newPlan(ctx, "networkLoss", req)
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ func TestForgedMarkIsNoReason(t *testing.T) {
 	n := env.NewNetwork(t)
 	// Shows the fault in which namespace the target lives.
 	env.StartProgram(t, target, n.A, "cat")
-	p, err := newPlan(t.Context(), fault.Request{
+	p, err := newPlan(t.Context(), "networkLoss", fault.Request{
 		Spec:    &v1.Fault{Filter: &v1.Filter{Ports: []string{"1"}}},
 		Cgroups: []fault.Cgroup{target},
 		Log:     slog.New(slog.DiscardHandler),

@@ -162,7 +162,7 @@ func runnable(t *testing.T, spec *v1.Filter) *injection {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		t.Fatal(err)
 	}
-	p, err := newPlan(t.Context(), fault.Request{
+	p, err := newPlan(t.Context(), "networkLoss", fault.Request{
 		Spec: &v1.Fault{Filter: spec},
 		Log:  slog.New(slog.DiscardHandler),
 	})

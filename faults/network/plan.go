@@ -28,6 +28,8 @@ const (
 
 // plan collects what the faults of the family have in common.
 type plan struct {
+	// kind is the fault's name in the document.
+	kind   string
 	req    fault.Request
 	filter filter
 	dice   dice.Config
@@ -60,7 +62,7 @@ func (p *plan) undo(otherwise string) string {
 	return otherwise
 }
 
-func newPlan(ctx context.Context, req fault.Request) (*plan, error) {
+func newPlan(ctx context.Context, kind string, req fault.Request) (*plan, error) {
 	parsed, problems := parseFilter(req.Spec.GetFilter())
 	if len(problems) > 0 {
 		var errs []error
@@ -69,7 +71,7 @@ func newPlan(ctx context.Context, req fault.Request) (*plan, error) {
 		}
 		return nil, errors.Join(errs...)
 	}
-	p := &plan{req: req, filter: parsed, dice: dice.New(req.Seed, req.Spec)}
+	p := &plan{kind: kind, req: req, filter: parsed, dice: dice.New(req.Seed, req.Spec)}
 	if p.pinned() {
 		if err := pin.Available(); err != nil {
 			return nil, fmt.Errorf("persistence PINNED is %w: %w", fault.ErrUnavailable, err)
@@ -95,6 +97,16 @@ func (p *plan) warn(format string, args ...any) {
 	p.warnings = append(p.warnings, fmt.Sprintf(format, args...))
 }
 
+// claim lets other faults of the run hit the same packets, where what is decided
+// is done at the interface.
+func (p *plan) claim() Packets {
+	c := Packets{Cgroups: p.req.Cgroups, Filter: p.req.Spec.GetFilter(), Peers: p.peers.list()}
+	if p.hook != nil && p.ingressProgram == "" {
+		c.Effect = p.kind
+	}
+	return c
+}
+
 // finish lists the changes.
 func (p *plan) finish(mechanism, what string) (*fault.Plan, error) {
 	if p.hook != nil && p.ingressProgram != "" {
@@ -102,7 +114,7 @@ func (p *plan) finish(mechanism, what string) (*fault.Plan, error) {
 	}
 	out := &fault.Plan{
 		Mechanism: mechanism,
-		Claims:    []fault.Claim{Packets{Cgroups: p.req.Cgroups, Filter: p.req.Spec.GetFilter(), Peers: p.peers.list()}},
+		Claims:    []fault.Claim{p.claim()},
 		Inject:    p.inject,
 		Adopt:     p.adopt,
 	}

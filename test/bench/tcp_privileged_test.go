@@ -32,6 +32,8 @@ type bulk struct {
 	set     setting
 	place   *place
 	missing string
+	// streams at a time; 0 for one.
+	streams int
 	// Of each round.
 	rates, retransmits, windows, roundTrips []float64
 }
@@ -250,7 +252,7 @@ func (v *bulk) start(b testing.TB, length time.Duration) *bulkClient {
 		continue
 	}
 	client := env.StartProgram(b, v.place.target, v.place.network.A, "iperf3", "--client", env.AddressB,
-		"--time", strconv.Itoa(max(1, int(length.Seconds()))), "--interval", "0", "--json")
+		"--time", strconv.Itoa(max(1, int(length.Seconds()))), "--parallel", strconv.Itoa(max(1, v.streams)), "--interval", "0", "--json")
 	return &bulkClient{v.name, client, server}
 }
 
@@ -261,7 +263,7 @@ func (c *bulkClient) finish(b testing.TB) (result transfer) {
 	if err := json.Unmarshal([]byte(c.client.Wait()), &result); err != nil {
 		b.Fatalf("reading iperf3's report: %v", err)
 	}
-	if result.Error != "" || len(result.End.Streams) != 1 {
+	if result.Error != "" || len(result.End.Streams) == 0 {
 		b.Fatalf("%s: iperf3: %s", c.name, result.Error)
 	}
 	return result
