@@ -9,11 +9,12 @@ import (
 	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/faults/pin"
+	"faultline.dev/faultline/faults/qdisc"
 )
 
 // Remnants finds what is left of faults by its mark alone, without any journal:
-// directories of pins, cls_bpf filters and clsacts, and cgroups of probes below
-// cgroupRoot ("" without cgroup v2). What a live process owns is not among
+// directories of pins, cls_bpf filters and clsacts, root qdiscs, and cgroups of
+// probes below cgroupRoot ("" without cgroup v2). What a live process owns is not among
 // them; what nobody owns is, also while its lease runs. The undos are to be run
 // in their order. What was found is returned beside an error.
 func Remnants(ctx context.Context, cgroupRoot string) ([]fault.Undo, error) {
@@ -22,8 +23,9 @@ func Remnants(ctx context.Context, cgroupRoot string) ([]fault.Undo, error) {
 	}
 	pins, err := pin.Remnants()
 	filters, filtersErr := network.Remnants()
+	qdiscs, qdiscsErr := qdisc.Remnants()
 	cgroups, cgroupsErr := probeCgroups(cgroupRoot)
-	return slices.Concat(pins, filters, cgroups), errors.Join(err, filtersErr, cgroupsErr)
+	return slices.Concat(pins, filters, qdiscs, cgroups), errors.Join(err, filtersErr, qdiscsErr, cgroupsErr)
 }
 
 func probeCgroups(root string) (undos []fault.Undo, err error) {

@@ -8,6 +8,7 @@ import (
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/faults/pin"
+	"faultline.dev/faultline/faults/qdisc"
 )
 
 // DecodeUndo makes an undo of its kind and of the JSON that a journal holds.
@@ -16,6 +17,8 @@ func DecodeUndo(kind string, data []byte) (fault.Undo, error) {
 	switch kind {
 	case network.TCFilterKind:
 		return decode[network.TCFilter](kind, data)
+	case qdisc.RootKind:
+		return decode[qdisc.Root](kind, data)
 	case pin.Kind:
 		return decode[pin.Directory](kind, data)
 	case cgroupfile.SettingKind:

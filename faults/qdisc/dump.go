@@ -1,0 +1,299 @@
+// Package qdisc gives the egress of an interface the qdisc fq, which holds each
+// packet until the time in its stamp (tc-fq(8)), for as long as faults delay
+// packets there, and puts back exactly what was there before.
+//
+// What is replaced and how it comes back:
+//
+//   - What the kernel has made by default (handle 0:) can't be made with that
+//     handle by anybody else. When a root of ours is deleted the kernel makes
+//     its default anew (attach_default_qdiscs); [Look] refuses where that would
+//     be of another kind by now.
+//   - What somebody has made explicitly is made again, from the options that the
+//     kernel had dumped, with its handles, and compared.
+//   - mq keeps one queue for each of the hardware: ours is an mq too, with an
+//     fq in each place. A child of mq can't be given back: deleting one leaves a
+//     hole in which packets vanish (mq_graft), and in an mq with handle 0: none can
+//     be replaced. So it is always the whole tree that is replaced.
+//   - An fq that is there already is used as it is.
+//
+// Everything else (htb, prio, tbf, netem, cake, ...), and what can't be read
+// back completely (filters, estimators, size tables), is refused.
+//
+// # Whose is it
+//
+// A root of ours has the handle [MarkDefault] or [MarkExplicit]. Several faults,
+// also of different processes, share it. It is removed with the last that uses
+// it, and nobody counts: a count would be wrong after the first kill -9. What
+// uses it is seen at the interface itself. It is a program at the egress, in a
+// TCX link or a cls_bpf filter, whose name begins with [ProgramTCX] or
+// [ProgramCls], and whose lease (map fl_lease) either
+//
+//   - ends in the future, or
+//   - is 0, and some process has the program open: its fault is about to begin.
+//
+// A process that is frozen, or dead but for a filter or a pin, keeps its program
+// at the interface; its lease ends. For this to be right each fault goes
+// in one order, and takes back in the other: record its undo ([Reserve]), attach
+// its program, only then rely on fq ([Hold.Make]), only then start. So whoever
+// removes fq either sees the program, or is seen to have removed fq by Make,
+// which makes it again; and whoever is seen has a record, so that it will come
+// by to remove fq. An undo first takes the programs of its own fault off the
+// interface: of two that end at once the later one sees nobody. All of this
+// happens under [netns.Namespace.Exclusively].
+//
+// What was before a [MarkExplicit] has to be known to all who share it, as each
+// may be the last. Each binds a map with it to its program (BPF_PROG_BIND_MAP), where the
+// next one finds it.
+package qdisc
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"faultline.dev/faultline/faults/netns"
+)
+
+// Qdisc is a queueing discipline as the kernel dumps it (tc_fill_qdisc of
+// net/sched/sch_api.c), without its statistics.
+type Qdisc struct {
+	Kind   string `json:"kind"`
+	Handle uint32 `json:"handle"`
+	Parent uint32 `json:"parent"`
+	// Options is TCA_OPTIONS; nil where the kind has none.
+	Options []byte `json:"options,omitempty"`
+	// SizeTable is TCA_STAB (tc-stab(8)).
+	SizeTable []byte `json:"stab,omitempty"`
+	// Offloaded is TCA_HW_OFFLOAD.
+	Offloaded bool `json:"offloaded,omitempty"`
+
+	// estimated tells that a rate estimator is attached, which no dump
+	// describes.
+	estimated bool
+	// statistics are those of struct gnet_stats_queue.
+	statistics queueStatistics
+}
+
+// queueStatistics is struct gnet_stats_queue of linux/gen_stats.h.
+type queueStatistics struct {
+	Length, Backlog, Drops, Requeues, Overlimits uint32
+}
+
+// same leaves out what is not configured but counted.
+func (q Qdisc) same(o Qdisc) bool {
+	return q.Kind == o.Kind && q.Handle == o.Handle && q.Parent == o.Parent &&
+		bytes.Equal(q.Options, o.Options) && bytes.Equal(q.SizeTable, o.SizeTable)
+}
+
+// byDefault tells that the kernel has made it by itself.
+func (q Qdisc) byDefault() bool { return q.Handle == 0 }
+
+// String is a line for a fault.Watch. Options are in hexadecimal. Of what the
+// kernel makes by default those are left out that it takes from the device's
+// MTU at that moment: they are different after the MTU was changed, and are
+// right for it then.
+func (q Qdisc) String() string {
+	options := q.Options
+	if q.byDefault() {
+		options = withoutMTU(q.Kind, options)
+	}
+	text := fmt.Sprintf("qdisc %s %s parent %s", q.Kind, netlink.HandleStr(q.Handle), netlink.HandleStr(q.Parent))
+	if len(options) > 0 {
+		text += " options " + hex.EncodeToString(options)
+	}
+	if len(q.SizeTable) > 0 {
+		text += " stab " + hex.EncodeToString(q.SizeTable)
+	}
+	if q.Offloaded {
+		text += " offloaded"
+	}
+	return text
+}
+
+// withoutMTU removes what fq_codel_init and fq_init take from psched_mtu.
+func withoutMTU(kind string, options []byte) []byte {
+	var drop []uint16
+	switch kind {
+	case kindFQCodel:
+		drop = []uint16{codelQuantum}
+	case kindFQ:
+		drop = []uint16{fqQuantum, fqInitialQuantum}
+	default:
+		return options
+	}
+	var out []byte
+	for _, a := range parse(options) {
+		if !slices.Contains(drop, a.kind) {
+			out = append(out, attribute(a.kind, a.value)...)
+		}
+	}
+	return out
+}
+
+// dumpTries is how often a dump is begun again that a change has interrupted.
+const dumpTries = 20
+
+// dump lists the qdiscs of one interface, or of all when index is 0, clsact
+// and ingress too, the root first and then by parent and handle.
+func dump(ns *netns.Namespace, index int) (map[int][]Qdisc, error) {
+	messages, err := ask(ns, unix.RTM_GETQDISC, unix.RTM_NEWQDISC, &nl.TcMsg{Family: nl.FAMILY_ALL, Ifindex: int32(index)})
+	if err != nil {
+		return nil, fmt.Errorf("listing the qdiscs of %s: %w", ns, err)
+	}
+	found := map[int][]Qdisc{}
+	for _, message := range messages {
+		msg := nl.DeserializeTcMsg(message)
+		// tc_dump_qdisc lists all interfaces, whatever it is asked for.
+		if at := int(msg.Ifindex); index == 0 || at == index {
+			found[at] = append(found[at], decode(msg, message[nl.SizeofTcMsg:]))
+		}
+	}
+	for _, list := range found {
+		slices.SortStableFunc(list, compare)
+	}
+	return found, nil
+}
+
+// ask is a dump request of rtnetlink(7) inside the namespace.
+func ask(ns *netns.Namespace, request int, answer uint16, msg *nl.TcMsg) (messages [][]byte, err error) {
+	err = ns.Do(func() (err error) {
+		for range dumpTries {
+			req := nl.NewNetlinkRequest(request, unix.NLM_F_DUMP)
+			req.AddData(msg)
+			messages, err = req.Execute(unix.NETLINK_ROUTE, answer)
+			if !errors.Is(err, nl.ErrDumpInterrupted) {
+				break
+			}
+		}
+		return err
+	})
+	return messages, err
+}
+
+func decode(msg *nl.TcMsg, attributes []byte) Qdisc {
+	q := Qdisc{Handle: msg.Handle, Parent: msg.Parent}
+	for _, a := range parse(attributes) {
+		switch a.kind {
+		case nl.TCA_KIND:
+			q.Kind = nl.BytesToString(a.value)
+		case nl.TCA_OPTIONS:
+			q.Options = slices.Clone(a.value)
+		case nl.TCA_STAB:
+			q.SizeTable = slices.Clone(a.value)
+		case nl.TCA_HW_OFFLOAD:
+			q.Offloaded = len(a.value) > 0 && a.value[0] != 0
+		case nl.TCA_STATS2:
+			q.decodeStatistics(a.value)
+		}
+	}
+	return q
+}
+
+func (q *Qdisc) decodeStatistics(nested []byte) {
+	for _, a := range parse(nested) {
+		switch a.kind {
+		case nl.TCA_STATS_RATE_EST, nl.TCA_STATS_RATE_EST64:
+			q.estimated = true
+		case nl.TCA_STATS_QUEUE:
+			_ = binary.Read(bytes.NewReader(a.value), binary.NativeEndian, &q.statistics)
+		}
+	}
+}
+
+// compare puts the root first: all bits of its parent are set.
+func compare(a, b Qdisc) int {
+	rank := func(q Qdisc) uint64 { return uint64(q.Parent+1)<<32 | uint64(q.Handle) }
+	switch x, y := rank(a), rank(b); {
+	case x < y:
+		return -1
+	case x > y:
+		return 1
+	}
+	return 0
+}
+
+// The flags of RTM_NEWQDISC that tc_modify_qdisc tells apart. An existing qdisc
+// that the kernel has made by default counts as none.
+const (
+	// onlyDefault makes a qdisc, unless there is one that somebody has made.
+	onlyDefault = unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	// instead makes a qdisc in the place of any other.
+	instead = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+	// change sets the options of the one with the same handle and kind.
+	change = 0
+)
+
+// put sends RTM_NEWQDISC.
+func put(ns *netns.Namespace, index int, q Qdisc, flags int) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWQDISC, unix.NLM_F_ACK|flags)
+	req.AddData(&nl.TcMsg{Family: nl.FAMILY_ALL, Ifindex: int32(index), Handle: q.Handle, Parent: q.Parent})
+	req.AddData(nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated(q.Kind)))
+	if len(q.Options) > 0 {
+		req.AddData(nl.NewRtAttr(nl.TCA_OPTIONS, q.Options))
+	}
+	if len(q.SizeTable) > 0 {
+		req.AddData(nl.NewRtAttr(nl.TCA_STAB|unix.NLA_F_NESTED, q.SizeTable))
+	}
+	return send(ns, req)
+}
+
+// remove sends RTM_DELQDISC. The kernel refuses when the root has another
+// handle by now.
+func remove(ns *netns.Namespace, index int, handle uint32) error {
+	req := nl.NewNetlinkRequest(unix.RTM_DELQDISC, unix.NLM_F_ACK)
+	req.AddData(&nl.TcMsg{Family: nl.FAMILY_ALL, Ifindex: int32(index), Handle: handle, Parent: netlink.HANDLE_ROOT})
+	return send(ns, req)
+}
+
+func send(ns *netns.Namespace, req *nl.NetlinkRequest) error {
+	return ns.Do(func() error {
+		_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+		return err
+	})
+}
+
+// attr is an attribute of netlink(7) without its flags.
+type attr struct {
+	kind  uint16
+	value []byte
+}
+
+// parse stops where the attributes make no sense any more.
+func parse(b []byte) (list []attr) {
+	const header = unix.SizeofNlAttr
+	for len(b) >= header {
+		length := int(binary.NativeEndian.Uint16(b))
+		if length < header || length > len(b) {
+			break
+		}
+		kind := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
+		list = append(list, attr{kind, b[header:length]})
+		b = b[min(aligned(length), len(b)):]
+	}
+	return list
+}
+
+func aligned(n int) int { return (n + unix.NLA_ALIGNTO - 1) &^ (unix.NLA_ALIGNTO - 1) }
+
+// attribute encodes one.
+func attribute(kind uint16, value []byte) []byte {
+	b := binary.NativeEndian.AppendUint16(nil, uint16(unix.SizeofNlAttr+len(value)))
+	b = binary.NativeEndian.AppendUint16(b, kind)
+	b = append(b, value...)
+	return append(b, make([]byte, aligned(len(b))-len(b))...)
+}
+
+// number is the value of a u32 attribute.
+func number(value []byte) (uint32, bool) {
+	if len(value) < 4 {
+		return 0, false
+	}
+	return binary.NativeEndian.Uint32(value), true
+}
