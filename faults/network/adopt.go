@@ -17,6 +17,7 @@ import (
 	"faultline.dev/faultline/bpf/tc"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/pin"
+	"faultline.dev/faultline/faults/qdisc"
 )
 
 // adopt takes over what an earlier process has pinned of this plan.
@@ -38,7 +39,7 @@ type adoption struct {
 }
 
 func (a *adoption) takeOver(rec fault.Recorder, open []fault.Open) error {
-	pins, filters, err := sortOpen(open)
+	pins, filters, queues, err := sortOpen(open)
 	if err != nil {
 		return err
 	}
@@ -53,6 +54,9 @@ func (a *adoption) takeOver(rec fault.Recorder, open []fault.Open) error {
 		return err
 	}
 	if err := a.openEgress(rec, filters); err != nil {
+		return err
+	}
+	if err := a.openQueues(queues); err != nil {
 		return err
 	}
 	if err := a.nothingElse(); err != nil {
@@ -89,25 +93,27 @@ func (a *adoption) letGo() error {
 	return errors.Join(errs...)
 }
 
-// sortOpen tells the record of the pins from those of the filters.
-func sortOpen(open []fault.Open) (pins fault.Open, filters []fault.Open, err error) {
+// sortOpen tells the record of the pins from those of the filters and qdiscs.
+func sortOpen(open []fault.Open) (pins fault.Open, filters, queues []fault.Open, err error) {
 	for _, o := range open {
 		switch o.Undo.(type) {
 		case pin.Directory:
 			if pins.Undo != nil {
-				return pins, nil, errors.New("two directories of pins are on record")
+				return pins, nil, nil, errors.New("two directories of pins are on record")
 			}
 			pins = o
 		case TCFilter:
 			filters = append(filters, o)
+		case qdisc.Root:
+			queues = append(queues, o)
 		default:
-			return pins, nil, fmt.Errorf("a record of kind %s does not belong to the fault", o.Undo.Kind())
+			return pins, nil, nil, fmt.Errorf("a record of kind %s does not belong to the fault", o.Undo.Kind())
 		}
 	}
 	if pins.Undo == nil {
-		return pins, nil, errors.New("no directory of pins is on record")
+		return pins, nil, nil, errors.New("no directory of pins is on record")
 	}
-	return pins, filters, nil
+	return pins, filters, queues, nil
 }
 
 // openObjects opens the maps and programs, and compares them with what this

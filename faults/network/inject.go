@@ -16,6 +16,7 @@ import (
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/faults/pin"
+	"faultline.dev/faultline/faults/qdisc"
 )
 
 // injection is an active fault of the family.
@@ -116,16 +117,22 @@ func (in *injection) hook(ctx context.Context, rec fault.Recorder) error {
 }
 
 func (in *injection) newEgress(rec fault.Recorder) *egress {
-	return &egress{
+	e := &egress{
 		hook:    *in.plan.hook,
 		program: in.programs[in.plan.hook.program],
 		rec:     rec,
 		own:     in.own,
 		pins:    in.pins,
 		cgroups: in.plan.req.Cgroups,
+		log:     in.plan.req.Log,
 		hooked:  map[place]unhookFunc{},
+		holds:   map[place]*qdisc.Hold{},
 		held:    map[uint64]*netns.Namespace{},
 	}
+	if in.plan.delay != nil {
+		e.queue = &qdisc.Params{Delay: in.plan.delay.Longest()}
+	}
+	return e
 }
 
 func (in *injection) attach(cgroup fault.Cgroup) error {

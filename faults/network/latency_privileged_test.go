@@ -51,7 +51,6 @@ func TestLatencyIsTheTargetsAlone(t *testing.T) {
 					}
 					return mine, theirs
 				}
-				f.network.A.Run("tc", "qdisc", "replace", "dev", env.Veth, "root", "fq", "limit", "100000", "flow_limit", "100000")
 				before, otherBefore := exchange()
 				spec := late(delay)
 				spec.Mechanism = mechanism

@@ -18,6 +18,7 @@ import (
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/faults/pin"
+	"faultline.dev/faultline/faults/qdisc"
 )
 
 // Limits of bpf/tc.
@@ -165,10 +166,35 @@ func (p *plan) interfaceChanges() (list []*v1.Change, err error) {
 			return nil, err
 		}
 		for _, i := range interfaces {
-			list = append(list, &v1.Change{Object: i.String(), Action: p.hook.action(), Undo: p.undo(p.hook.way.undo)})
+			changes, err := p.queueChanges(i)
+			if err != nil {
+				return nil, err
+			}
+			list = append(append(list, changes...), &v1.Change{Object: i.String(), Action: p.hook.action(), Undo: p.undo(p.hook.way.undo)})
 		}
 	}
 	return list, nil
+}
+
+// queueChanges are those that give an interface a queue in which packets can be
+// held.
+func (p *plan) queueChanges(i iface) ([]*v1.Change, error) {
+	if p.delay == nil {
+		return nil, nil
+	}
+	view, err := qdisc.Look(i.namespace, i.index)
+	if err != nil {
+		return nil, err
+	}
+	p.warnings = append(p.warnings, view.Warnings...)
+	if view.State == qdisc.Foreign {
+		if longest := p.delay.Longest(); !view.Limits.Allows(longest) {
+			return nil, fmt.Errorf("%s has an fq of its own that holds no packet longer than %s, so that a delay of %s is %w",
+				i, view.Limits.Horizon, longest, fault.ErrUnavailable)
+		}
+		return nil, nil
+	}
+	return []*v1.Change{{Object: i.String(), Action: view.Action(), Undo: view.Undo()}}, nil
 }
 
 // summary is the fault in one sentence.
