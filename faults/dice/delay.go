@@ -41,8 +41,9 @@ type Delay struct {
 	// Correlation is how likely an event gets the delay of the one before it,
 	// in parts of 2^32. The distribution stays what it is, and events that
 	// are k apart are correlated by the k-th power, exactly. netem mixes the
-	// random numbers of two packets instead, which changes the distribution
-	// (get_crandom in net/sched/sch_netem.c).
+	// random numbers of two packets instead, and takes only their remainder
+	// by the table's size, so that next to nothing is left (get_crandom and
+	// tabledist in net/sched/sch_netem.c).
 	Correlation uint64
 	// Seed may be that of the dice: the delays are independent of them.
 	Seed uint64
