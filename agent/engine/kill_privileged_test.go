@@ -32,7 +32,7 @@ import (
 // scenario is a fault that processes die with.
 type scenario struct {
 	name  string
-	needs kernel.Capability
+	needs []kernel.Capability
 	// steps is a document from "steps:" on.
 	steps string
 }
@@ -41,18 +41,29 @@ func oneFault(what string) string {
 	return "steps: [{faults: [{target: {cgroup: %[1]s}, duration: 300ms, " + what + "}]}]\n"
 }
 
+func needs(capabilities ...kernel.Capability) []kernel.Capability { return capabilities }
+
 var scenarios = []scenario{
-	{"loss by tcx", kernel.TCX, oneFault("networkLoss: {percent: 50}, mechanism: tcx")},
-	{"loss by cls_bpf", kernel.ClsBPF, oneFault("networkLoss: {percent: 50}, mechanism: cls_bpf")},
-	{"partition", kernel.CgroupSKB, oneFault("networkPartition: {}")},
-	{"pinned loss by tcx", kernel.TCX, oneFault("networkLoss: {percent: 50}, mechanism: tcx, persistence: PINNED")},
-	{"pinned loss by cls_bpf", kernel.ClsBPF, oneFault("networkLoss: {percent: 50}, mechanism: cls_bpf, persistence: PINNED")},
-	{"pinned partition", kernel.CgroupSKB, oneFault("networkPartition: {}, persistence: PINNED")},
-	{"processor", kernel.CPUController, oneFault(`cpuPressure: {limit: "20%%"}`)},
-	{"memory", kernel.MemoryController, oneFault("memoryPressure: {limit: 64MiB}")},
-	{"processes", kernel.PidsController, oneFault(`pidsPressure: {limit: "50"}`)},
-	{"pause", kernel.CgroupFreeze, oneFault("processPause: {}")},
-	{"steps", kernel.CgroupFreeze, `steps:
+	{"loss by tcx", needs(kernel.TCX), oneFault("networkLoss: {percent: 50}, mechanism: tcx")},
+	{"loss by cls_bpf", needs(kernel.ClsBPF), oneFault("networkLoss: {percent: 50}, mechanism: cls_bpf")},
+	{"partition", needs(kernel.CgroupSKB), oneFault("networkPartition: {}")},
+	{"pinned loss by tcx", needs(kernel.TCX), oneFault("networkLoss: {percent: 50}, mechanism: tcx, persistence: PINNED")},
+	{"pinned loss by cls_bpf", needs(kernel.ClsBPF), oneFault("networkLoss: {percent: 50}, mechanism: cls_bpf, persistence: PINNED")},
+	{"pinned partition", needs(kernel.CgroupSKB), oneFault("networkPartition: {}, persistence: PINNED")},
+	{"latency by tcx_fq", needs(kernel.TCX, kernel.FQ), oneFault("networkLatency: {delay: 20ms, jitter: 5ms}, mechanism: tcx_fq")},
+	{"latency by cls_bpf_fq", needs(kernel.ClsBPF, kernel.FQ), oneFault("networkLatency: {delay: 20ms}, mechanism: cls_bpf_fq")},
+	{"pinned latency by tcx_fq", needs(kernel.TCX, kernel.FQ), oneFault("networkLatency: {delay: 20ms}, mechanism: tcx_fq, persistence: PINNED")},
+	{"pinned latency by cls_bpf_fq", needs(kernel.ClsBPF, kernel.FQ), oneFault("networkLatency: {delay: 20ms}, mechanism: cls_bpf_fq, persistence: PINNED")},
+	{"latency and loss", needs(kernel.ClsBPF, kernel.FQ), `steps:
+  - faults:
+    - {name: late, target: {cgroup: %[1]s}, duration: 200ms, networkLatency: {delay: 20ms}}
+    - {name: lose, target: {cgroup: %[1]s}, duration: 300ms, networkLoss: {percent: 10}}
+`},
+	{"processor", needs(kernel.CPUController), oneFault(`cpuPressure: {limit: "20%%"}`)},
+	{"memory", needs(kernel.MemoryController), oneFault("memoryPressure: {limit: 64MiB}")},
+	{"processes", needs(kernel.PidsController), oneFault(`pidsPressure: {limit: "50"}`)},
+	{"pause", needs(kernel.CgroupFreeze), oneFault("processPause: {}")},
+	{"steps", needs(kernel.CgroupFreeze), `steps:
   - faults:
     - {name: part, target: {cgroup: %[1]s}, duration: 100ms, networkPartition: {}}
     - {name: freeze, target: {cgroup: %[1]s}, duration: 200ms, processPause: {}}
@@ -73,10 +84,11 @@ func newArena(t *testing.T) *arena {
 	t.Helper()
 	a := &arena{lab: newLab(t), paths: map[string]string{}}
 	for _, s := range scenarios {
-		if !a.engine.Prober.Probe(t.Context(), s.needs).OK() {
+		lacks := slices.IndexFunc(s.needs, func(c kernel.Capability) bool { return !a.engine.Prober.Probe(t.Context(), c).OK() })
+		if lacks >= 0 {
 			// That each kernel has what it should is the business of the
 			// faults' own tests.
-			t.Logf("not here: %s, for want of %s", s.name, s.needs)
+			t.Logf("not here: %s, for want of %s", s.name, s.needs[lacks])
 			continue
 		}
 		a.scenarios = append(a.scenarios, s)

@@ -3,12 +3,14 @@
 package network_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults/dice"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/test/env"
@@ -71,4 +73,74 @@ func TestLatencyIsTheTargetsAlone(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Each packet is late by what the seed says, whatever else hits the same
+// packets in the run: what is lost never comes, and the rest is held.
+func TestLatencyAndLossShareTheirPackets(t *testing.T) {
+	const count = 2000
+	for _, mechanism := range []string{"tcx_fq", "cls_bpf_fq"} {
+		t.Run(mechanism, func(t *testing.T) {
+			f := newFixture(t, network.Latency(), mechanism)
+			pair := env.NewDelayPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", count, time.Millisecond)
+			spec := late(60 * time.Millisecond)
+			spec.Mechanism = mechanism
+			latency := spec.GetNetworkLatency()
+			latency.Jitter, latency.Distribution = durationpb.New(15*time.Millisecond), v1.Distribution_NORMAL
+			loss := lossOfUDP()
+			f.run = &fault.Commons{}
+			lossy := f.inject(network.Loss(), loss)
+			held := f.inject(network.Latency(), spec)
+			sent, arrivals := pair.Exchange(200 * time.Millisecond)
+			held.End()
+			lossy.End()
+			if sent.Errors > 0 {
+				t.Errorf("%d of the sends failed: %s", sent.Errors, sent.First)
+			}
+			lost := predicted(loss, count)
+			f.counted(lossy, fault.Counters{Matched: count, Injected: uint64(len(lost))})
+			rest := uint64(count - len(lost))
+			f.counted(held, fault.Counters{Matched: rest, Injected: rest})
+			if uint64(len(arrivals)) != rest {
+				t.Errorf("%d packets came of %d, of which %d were to be lost", len(arrivals), count, len(lost))
+			}
+			f.late(arrivals, latency, lost)
+		})
+	}
+}
+
+// late compares with the delays that the seed says.
+func (f *fixture) late(arrivals []env.Arrival, latency *v1.NetworkLatency, lost []int) {
+	f.t.Helper()
+	delay, err := dice.NewDelay(seed, latency)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var state dice.DelayState
+	want := map[int]time.Duration{}
+	ordinal := uint64(0)
+	for number := range slices.Max(numbers(arrivals)) + 1 {
+		if _, gone := slices.BinarySearch(lost, number); !gone {
+			want[number] = delay.Draw(ordinal, &state)
+			ordinal++
+		}
+	}
+	var errs []time.Duration
+	for _, a := range arrivals {
+		if a.Took < want[a.Number] {
+			f.t.Fatalf("packet %d came after %s, and was to be held for %s", a.Number, a.Took, want[a.Number])
+		}
+		errs = append(errs, a.Took-want[a.Number])
+	}
+	f.t.Logf("later than drawn: p50 %s, p99 %s", env.Quantile(errs, 0.5), env.Quantile(errs, 0.99))
+	if half := env.Quantile(errs, 0.5); half > latency.GetJitter().AsDuration() {
+		f.t.Errorf("half of the packets came %s and more after they were to be sent off", half)
+	}
+}
+
+func numbers(arrivals []env.Arrival) (list []int) {
+	for _, a := range arrivals {
+		list = append(list, a.Number)
+	}
+	return list
 }
