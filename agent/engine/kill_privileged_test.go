@@ -279,6 +279,10 @@ type death struct {
 	orphaned bool
 }
 
+// ofUndoing are the moments at which the guard dies too, when it has the run's
+// place.
+var ofUndoing = []failpoint.Name{failpoint.Undoing, failpoint.Undone, failpoint.Noted, failpoint.RecordWritten, failpoint.QdiscRestored}
+
 // Every moment of every scenario, with the guard and without: a sample of them,
 // or all with FAULTLINE_DEATHS=100000.
 func TestDeathAtEveryMoment(t *testing.T) {
@@ -314,7 +318,7 @@ func TestDeathAtEveryMoment(t *testing.T) {
 		if err := a.guardless(); err != nil {
 			t.Fatalf("%s, %s: %v", d.scenario.name, moments, err)
 		}
-		if d.orphaned || d.moment == failpoint.Undoing || d.moment == failpoint.Undone || d.moment == failpoint.Noted || d.moment == failpoint.RecordWritten {
+		if d.orphaned || slices.Contains(ofUndoing, d.moment) {
 			// Nobody has taken anything back, or who did died too. Reverting
 			// dies as well, once.
 			killed(a.start([]string{"undoing", "undone", "noted", "closing", "renamed"}[random.IntN(5)], "revert", a.engine.StateDir))

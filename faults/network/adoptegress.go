@@ -9,7 +9,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
-	"faultline.dev/faultline/bpf/tc"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/faults/qdisc"
@@ -19,14 +18,14 @@ import (
 // their records.
 func (a *adoption) openEgress(rec fault.Recorder, filters []fault.Open) error {
 	hook := a.plan.hook
-	if len(filters) > 0 && (hook == nil || hook.program != tc.ObjectsProgFlClsEgress) {
+	if len(filters) > 0 && (hook == nil || hook.way.links) {
 		return errors.New("the fault has cls_bpf filters, and the plan another mechanism")
 	}
 	if hook == nil {
 		return nil
 	}
 	a.egress = a.newEgress(rec)
-	if hook.program == tc.ObjectsProgFlTcxEgress {
+	if hook.way.links {
 		names, err := a.pins.Names()
 		if err != nil {
 			return err

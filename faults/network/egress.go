@@ -41,11 +41,13 @@ type way struct {
 	// undo says who takes it back.
 	undo   string
 	attach hookFunc
+	// links: what it attaches is a link, and pinned with the fault.
+	links bool
 }
 
 var (
-	byTCX = way{"attach program %s as a tcx link to egress", undoByKernel, attachTCX}
-	byCls = way{"add clsact, where it is missing, and a cls_bpf filter with program %s to egress", "journal", attachCls}
+	byTCX = way{"attach program %s as a tcx link to egress", undoByKernel, attachTCX, true}
+	byCls = way{"add clsact, where it is missing, and a cls_bpf filter with program %s to egress", "journal", attachCls, false}
 )
 
 // The hooks by their mechanisms: where packets only vanish, and where they are

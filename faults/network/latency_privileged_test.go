@@ -3,6 +3,7 @@
 package network_test
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -105,6 +106,48 @@ func TestLatencyAndLossShareTheirPackets(t *testing.T) {
 				t.Errorf("%d packets came of %d, of which %d were to be lost", len(arrivals), count, len(lost))
 			}
 			f.late(arrivals, latency, lost)
+		})
+	}
+}
+
+// A pinned delay goes on without its process and is taken over, queue and all.
+func TestPinnedLatencyIsAdopted(t *testing.T) {
+	const (
+		count = 100
+		delay = 100 * time.Millisecond
+	)
+	for _, mechanism := range []string{"tcx_fq", "cls_bpf_fq"} {
+		t.Run(mechanism, func(t *testing.T) {
+			p := newPinned(t, network.Latency(), late(delay), mechanism)
+			pair := env.NewDelayPair(t, p.network, p.target, p.neighbour, env.AddressB+":7000", count, time.Millisecond)
+			before := p.network.A.Run("tc", "-d", "qdisc", "show")
+			least := func(when string) time.Duration {
+				sent, arrivals := pair.Exchange(delay)
+				if sent.Errors > 0 || len(arrivals) != count {
+					t.Fatalf("%s: %d errors, %d came of %d", when, sent.Errors, len(arrivals), count)
+				}
+				return env.Quantile(env.Took(arrivals), 0)
+			}
+			p.begin(10 * time.Minute)
+			p.process.Kill()
+			if took := least("without a process"); took < delay {
+				t.Errorf("without a process a packet came after %s", took)
+			}
+			injection := p.mustAdopt()
+			if err := errors.Join(injection.Renew(env.Lease(10*time.Minute)), injection.Refresh(t.Context())); err != nil {
+				t.Error(err)
+			}
+			if took := least("taken over"); took < delay {
+				t.Errorf("taken over, a packet came after %s", took)
+			}
+			p.counted(injection, fault.Counters{Matched: 2 * count, Injected: 2 * count})
+			if err := injection.Revert(t.Context()); err != nil {
+				t.Error(err)
+			}
+			p.nothingLeft()
+			if after := p.network.A.Run("tc", "-d", "qdisc", "show"); after != before {
+				t.Errorf("before:\n%s\nafter:\n%s", before, after)
+			}
 		})
 	}
 }

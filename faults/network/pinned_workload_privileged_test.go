@@ -46,10 +46,12 @@ type order struct {
 }
 
 func kindOf(name string) fault.Kind {
-	if name == network.Partition().Name {
-		return network.Partition()
+	for _, kind := range []fault.Kind{network.Loss(), network.Partition(), network.Latency()} {
+		if kind.Name == name {
+			return kind
+		}
 	}
-	return network.Loss()
+	panic("no kind " + name)
 }
 
 // inject is a workload: it injects what the file args[0] says, and then does
