@@ -95,16 +95,20 @@ func (q Qdisc) same(o Qdisc) bool {
 // byDefault tells that the kernel has made it by itself.
 func (q Qdisc) byDefault() bool { return q.Handle == 0 }
 
-// String is a line for a fault.Watch. Options are in hexadecimal. Of what the
-// kernel makes by default those are left out that it takes from the device's
-// MTU at that moment: they are different after the MTU was changed, and are
-// right for it then.
+// String is a line for a fault.Watch, with the options in hexadecimal where the
+// kind is one that may be replaced; those of others may have counters in them
+// (direct packets of htb). Of what the kernel makes by default those options are
+// left out that it takes from the device's MTU at that moment: they are
+// different after the MTU was changed, and are right for it then.
 func (q Qdisc) String() string {
 	options := q.Options
-	if q.byDefault() {
+	switch {
+	case !slices.Contains(restorable, q.Kind):
+		options = nil
+	case q.byDefault():
 		options = withoutMTU(q.Kind, options)
 	}
-	text := fmt.Sprintf("qdisc %s %s parent %s", q.Kind, netlink.HandleStr(q.Handle), netlink.HandleStr(q.Parent))
+	text := fmt.Sprintf("qdisc %s %s parent %s", q.Kind, name(q.Handle), name(q.Parent))
 	if len(options) > 0 {
 		text += " options " + hex.EncodeToString(options)
 	}
@@ -113,6 +117,18 @@ func (q Qdisc) String() string {
 	}
 	if q.Offloaded {
 		text += " offloaded"
+	}
+	return text
+}
+
+// name is a handle or a parent as tc(8) writes it.
+func name(handle uint32) string {
+	if handle == netlink.HANDLE_ROOT {
+		return "root"
+	}
+	text := fmt.Sprintf("%x:", handle>>16)
+	if minor := handle & 0xffff; minor != 0 {
+		text += fmt.Sprintf("%x", minor)
 	}
 	return text
 }

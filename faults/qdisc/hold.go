@@ -18,12 +18,10 @@ import (
 // Hold is one fault's use of fq at one interface. Its methods are called one at
 // a time.
 type Hold struct {
-	ns      *netns.Namespace
-	root    Root
-	program *ebpf.Program
+	ns   *netns.Namespace
+	root Root
 	// undone is nil where somebody else's fq is used.
 	undone fault.Undone
-	told   bool
 }
 
 // Reserve records the undo of an fq at the egress of an interface, and changes
@@ -46,7 +44,7 @@ func Reserve(ns *netns.Namespace, index int, program *ebpf.Program, rec fault.Re
 	if err != nil {
 		return nil, err
 	}
-	h := &Hold{ns: ns, program: program, root: Root{
+	h := &Hold{ns: ns, root: Root{
 		NetNS: ns.Inode, Interface: at.Attrs().Name, Index: index, Mark: view.mark, Lease: lease,
 	}}
 	if view.State == Foreign {
@@ -54,6 +52,10 @@ func Reserve(ns *netns.Namespace, index int, program *ebpf.Program, rec fault.Re
 	}
 	if view.mark == MarkExplicit {
 		h.root.Before = view.Tree
+		// From the moment at which it is attached: who has told so far may leave.
+		if err := tell(program, before{ns.Inode, index, view.Tree}); err != nil {
+			return nil, err
+		}
 	}
 	if h.undone, err = rec.Record(h.root); err != nil {
 		return nil, err
@@ -63,9 +65,9 @@ func Reserve(ns *netns.Namespace, index int, program *ebpf.Program, rec fault.Re
 }
 
 // Resume is the Hold of a record that an earlier process has left open, for a
-// fault that is taken over from it with its program.
-func Resume(ns *netns.Namespace, record Root, program *ebpf.Program, undone fault.Undone) *Hold {
-	return &Hold{ns: ns, root: record, program: program, undone: undone}
+// fault that is taken over from it with its programs.
+func Resume(ns *netns.Namespace, record Root, undone fault.Undone) *Hold {
+	return &Hold{ns: ns, root: record, undone: undone}
 }
 
 // Make sees to it that there is an fq at the root that can hold what Params
@@ -114,12 +116,6 @@ func (h *Hold) make(params Params, wanted Limits) (Limits, error) {
 	}
 	if h.undone == nil || view.mark != h.root.Mark || view.mark == MarkExplicit && !view.Tree.same(h.root.Before) {
 		return Limits{}, refused("its qdisc was replaced meanwhile (there is %s)", view.current.kind())
-	}
-	if view.mark == MarkExplicit && !h.told {
-		if err := tell(h.program, before{h.root.NetNS, h.root.Index, h.root.Before}); err != nil {
-			return Limits{}, err
-		}
-		h.told = true
 	}
 	if view.State != Shared {
 		if err := h.replace(view, wanted); err != nil {
@@ -199,16 +195,16 @@ func (h *Hold) fillOne(q Qdisc, wanted Limits) error {
 		}
 		q.Options, q.SizeTable = more.options(), nil
 		if err := put(h.ns, h.root.Index, q, change); err != nil {
-			return fmt.Errorf("raising the limits of fq (%s): %w", netlink.HandleStr(q.Handle), err)
+			return fmt.Errorf("raising the limits of fq (%s): %w", name(q.Handle), err)
 		}
 		return nil
 	case !q.byDefault():
-		return refused("somebody has put a %s (%s) below ours", q.Kind, netlink.HandleStr(q.Handle))
+		return refused("somebody has put a %s (%s) below ours", q.Kind, name(q.Handle))
 	}
 	// The kernel chooses the handle.
 	leaf := Qdisc{Kind: kindFQ, Parent: q.Parent, Options: wanted.options()}
 	if err := put(h.ns, h.root.Index, leaf, onlyDefault); err != nil {
-		return fmt.Errorf("adding fq at %s: %w", netlink.HandleStr(q.Parent), unknownKind(err))
+		return fmt.Errorf("adding fq at %s: %w", name(q.Parent), unknownKind(err))
 	}
 	failpoint.Hit(failpoint.QdiscReplaced)
 	return nil

@@ -33,6 +33,8 @@ const (
 	kindMQ        = "mq"
 )
 
+var restorable = []string{kindNoqueue, kindPfifoFast, kindFQCodel, kindFQ, kindMQ}
+
 // Tree is the queueing at the egress of an interface: the root, and where that is
 // an mq its leaves. It is empty for an interface that was never up.
 type Tree []Qdisc
@@ -288,7 +290,7 @@ func (l looker) supported(tree Tree) error {
 	switch root.Kind {
 	case kindMQ, kindNoqueue, kindPfifoFast, kindFQCodel:
 	default:
-		return refused("it has the qdisc %s (%s), which can't be replaced and put back", root.Kind, netlink.HandleStr(root.Handle))
+		return refused("it has the qdisc %s (%s), which can't be replaced and put back", root.Kind, name(root.Handle))
 	}
 	for _, q := range tree[1:] {
 		leaf := root.Kind == kindMQ && q.Parent>>16 == root.Handle>>16
@@ -296,19 +298,19 @@ func (l looker) supported(tree Tree) error {
 			continue
 		}
 		return refused("it has the qdisc %s (%s) below %s (%s), which can't be replaced and put back",
-			q.Kind, netlink.HandleStr(q.Handle), root.Kind, netlink.HandleStr(root.Handle))
+			q.Kind, name(q.Handle), root.Kind, name(root.Handle))
 	}
 	return nil
 }
 
 // complete refuses what has more to it than a dump tells.
 func (l looker) complete(q Qdisc) error {
-	name := fmt.Sprintf("its qdisc %s (%s)", q.Kind, netlink.HandleStr(q.Handle))
+	what := fmt.Sprintf("its qdisc %s (%s)", q.Kind, name(q.Handle))
 	if q.estimated {
-		return refused("%s has a rate estimator, which can't be put back", name)
+		return refused("%s has a rate estimator, which can't be put back", what)
 	}
 	if tabled(q.SizeTable) {
-		return refused("%s has a size table, which can't be put back", name)
+		return refused("%s has a size table, which can't be put back", what)
 	}
 	// Only fq_codel takes filters. A child by default can't be named.
 	if q.Kind != kindFQCodel || q.byDefault() && q.Parent != netlink.HANDLE_ROOT {
@@ -318,10 +320,10 @@ func (l looker) complete(q Qdisc) error {
 	messages, err := ask(l.ns, unix.RTM_GETTFILTER, unix.RTM_NEWTFILTER,
 		&nl.TcMsg{Family: nl.FAMILY_ALL, Ifindex: int32(l.link.Attrs().Index), Parent: q.Handle})
 	if err != nil {
-		return fmt.Errorf("listing the filters of %s: %w", name, err)
+		return fmt.Errorf("listing the filters of %s: %w", what, err)
 	}
 	if len(messages) > 0 {
-		return refused("%s has filters, which can't be put back", name)
+		return refused("%s has filters, which can't be put back", what)
 	}
 	return nil
 }

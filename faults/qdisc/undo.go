@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"faultline.dev/faultline/faults/failpoint"
@@ -46,7 +45,7 @@ func (r Root) Describe() string {
 	case r.Before == nil:
 		return at + "; what somebody had made there before is not known any more, and the kernel then makes its default"
 	default:
-		return fmt.Sprintf("%s, and make %s (%s) again", at, r.Before.kind(), netlink.HandleStr(r.Before[0].Handle))
+		return fmt.Sprintf("%s, and make %s (%s) again", at, r.Before.kind(), name(r.Before[0].Handle))
 	}
 }
 
@@ -123,7 +122,7 @@ func (r Root) restore(ns *netns.Namespace, now Tree) error {
 		}
 		q.Options = again(q)
 		if err := put(ns, r.Index, q, instead); err != nil {
-			return r.failed(ns, fmt.Errorf("making %s (%s) again: %w", q.Kind, netlink.HandleStr(q.Handle), err))
+			return r.failed(ns, fmt.Errorf("making %s (%s) again: %w", q.Kind, name(q.Handle), err))
 		}
 		failpoint.Hit(failpoint.QdiscRestored)
 	}

@@ -210,13 +210,22 @@ func held(users []user) (bool, error) {
 // when nobody says so, or they don't agree.
 func known(users []user, ns *netns.Namespace, index int) (tree Tree) {
 	for _, u := range users {
-		for _, b := range u.before {
-			if b.NetNS != ns.Inode || b.Index != index {
-				continue
-			}
-			if tree != nil && !tree.same(b.Tree) {
-				return nil
-			}
+		said := u.said(ns, index)
+		if said == nil {
+			continue
+		}
+		if tree != nil && !tree.same(said) {
+			return nil
+		}
+		tree = said
+	}
+	return tree
+}
+
+// said is what the user told last: the kernel keeps the order in which maps were bound.
+func (u user) said(ns *netns.Namespace, index int) (tree Tree) {
+	for _, b := range u.before {
+		if b.NetNS == ns.Inode && b.Index == index {
 			tree = b.Tree
 		}
 	}

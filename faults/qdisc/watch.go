@@ -80,6 +80,6 @@ func Lasting(before, after []string) []string {
 		case shared:
 			return true
 		}
-		return down && strings.Contains(line, " 0:0 ")
+		return down && strings.Contains(line, " 0: ")
 	})
 }
