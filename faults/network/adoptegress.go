@@ -96,7 +96,7 @@ func (a *adoption) openQueues(queues []fault.Open) error {
 			a.egress.rest = append(a.egress.rest, open.Undone.Undo)
 			continue
 		}
-		a.egress.holds[at] = qdisc.Resume(ns, record, a.egress.program, open.Undone)
+		a.egress.holds[at] = qdisc.Resume(ns, record, open.Undone)
 	}
 	return nil
 }

@@ -368,6 +368,7 @@ func (r recordFile) Record(undo fault.Undo) (fault.Undone, error) {
 
 func (recordFile) Watch(fault.Watch) error { return nil }
 func (recordFile) PinDir() string          { return "" }
+func (recordFile) Commons() *fault.Commons { return nil }
 
 // revert undoes by the record alone, if there is one.
 func (r recordFile) revert() error {
