@@ -292,7 +292,14 @@ func (r *run) firstOf(step int) (first int) {
 // inject puts the faults of a step in place, starts them together, and takes
 // each back when its time is over. When one can't be injected, none is started.
 func (r *run) inject(ctx context.Context, faults []*active) error {
-	err := parallel(faults, func(a *active) error { return a.inject(ctx) })
+	var err error
+	// One after another: what several of them decide about passes them in the
+	// order of the document. After an error nothing more is touched.
+	for _, a := range faults {
+		if err = a.inject(ctx); err != nil {
+			break
+		}
+	}
 	if err == nil {
 		err = parallel(faults, (*active).start)
 	}
