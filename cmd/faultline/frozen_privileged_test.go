@@ -40,7 +40,7 @@ type freezing struct {
 	kind, mechanism, persistence string
 	// fields are the fault's own, in the document.
 	fields string
-	needs  kernel.Capability
+	needs  []kernel.Capability
 	// file of the cgroup that tells of the fault, for faults that no datagram
 	// feels.
 	file string
@@ -50,18 +50,23 @@ func (f freezing) name() string {
 	return strings.Join(slices.DeleteFunc([]string{f.kind, f.mechanism, f.persistence}, func(s string) bool { return s == "" }), "/")
 }
 
+func needs(capabilities ...kernel.Capability) []kernel.Capability { return capabilities }
+
 var freezings = []freezing{
-	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "tcx", needs: kernel.TCX},
-	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "cls_bpf", needs: kernel.ClsBPF},
-	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "cgroup_skb", needs: kernel.CgroupSKB},
-	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "tcx", persistence: "PINNED", needs: kernel.TCX},
-	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "cls_bpf", persistence: "PINNED", needs: kernel.ClsBPF},
-	{kind: "networkPartition", fields: "{}", needs: kernel.CgroupSKB},
-	{kind: "networkPartition", fields: "{}", persistence: "PINNED", needs: kernel.CgroupSKB},
-	{kind: "cpuPressure", fields: "{limit: 20%}", file: "cpu.max", needs: kernel.CPUController},
-	{kind: "memoryPressure", fields: "{limit: 64MiB}", file: "memory.high", needs: kernel.MemoryController},
-	{kind: "pidsPressure", fields: `{limit: "50"}`, file: "pids.max", needs: kernel.PidsController},
-	{kind: "processPause", fields: "{}", needs: kernel.CgroupFreeze},
+	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "tcx", needs: needs(kernel.TCX)},
+	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "cls_bpf", needs: needs(kernel.ClsBPF)},
+	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "cgroup_skb", needs: needs(kernel.CgroupSKB)},
+	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "tcx", persistence: "PINNED", needs: needs(kernel.TCX)},
+	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "cls_bpf", persistence: "PINNED", needs: needs(kernel.ClsBPF)},
+	{kind: "networkPartition", fields: "{}", needs: needs(kernel.CgroupSKB)},
+	{kind: "networkPartition", fields: "{}", persistence: "PINNED", needs: needs(kernel.CgroupSKB)},
+	// None of what is held comes before the lease has run out.
+	{kind: "networkLatency", fields: "{delay: 20s}", mechanism: "tcx_fq", needs: needs(kernel.TCX, kernel.FQ)},
+	{kind: "networkLatency", fields: "{delay: 20s}", mechanism: "cls_bpf_fq", needs: needs(kernel.ClsBPF, kernel.FQ)},
+	{kind: "cpuPressure", fields: "{limit: 20%}", file: "cpu.max", needs: needs(kernel.CPUController)},
+	{kind: "memoryPressure", fields: "{limit: 64MiB}", file: "memory.high", needs: needs(kernel.MemoryController)},
+	{kind: "pidsPressure", fields: `{limit: "50"}`, file: "pids.max", needs: needs(kernel.PidsController)},
+	{kind: "processPause", fields: "{}", needs: needs(kernel.CgroupFreeze)},
 }
 
 // A run that is frozen renews nothing: its fault ends with the lease, by the
@@ -82,11 +87,14 @@ func TestFrozenRun(t *testing.T) {
 
 func (f freezing) freeze(t *testing.T) {
 	w := newWorld(t, filepath.Join(t.TempDir(), "state"))
-	if answer := kernel.NewProber(w.root, slog.New(slog.DiscardHandler)).Probe(t.Context(), f.needs); !answer.OK() {
-		kernels.Missing(t, string(f.needs), errors.New(answer.Reason))
+	prober := kernel.NewProber(w.root, slog.New(slog.DiscardHandler))
+	for _, capability := range f.needs {
+		if answer := prober.Probe(t.Context(), capability); !answer.OK() {
+			kernels.Missing(t, string(capability), errors.New(answer.Reason))
+		}
 	}
 	if f.file != "" {
-		w.app = testenv.Child(t, testenv.Controlled(t, f.needs), "app")
+		w.app = testenv.Child(t, testenv.Controlled(t, f.needs...), "app")
 		w.chatter(w.app, 20*time.Millisecond)
 	}
 	state := f.watch(w)
