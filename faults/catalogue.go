@@ -31,7 +31,7 @@ var (
 // Catalogue lists every kind, in a stable order: family by family, as in the
 // contract. A test holds it against the members of the contract's oneof.
 func Catalogue() []fault.Kind {
-	kinds := []fault.Kind{network.Loss(), network.Partition(), network.Latency()}
+	kinds := []fault.Kind{network.Loss(), network.Partition(), network.Latency(), network.Duplicate(), network.Bandwidth()}
 	for _, family := range [][]fault.Kind{
 		network.Unbuilt(),
 		socket.Kinds(),

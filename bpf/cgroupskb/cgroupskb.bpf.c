@@ -21,6 +21,7 @@
 #include "../include/filter.h"
 #include "../include/lease.h"
 #include "../include/packet.h"
+#include "../include/shape.h"
 #include "../include/stats.h"
 
 char LICENSE[] SEC("license") = "GPL";
@@ -28,8 +29,9 @@ char LICENSE[] SEC("license") = "GPL";
 struct fl_config {
 	struct fl_dice dice;
 	struct fl_filter filter;
-	/* How long packets are held. */
+	/* How long packets are held, and how fast they may leave. */
 	struct fl_delay delay;
+	struct fl_shape shape;
 	/* The marks of the run, of which it is the only one: MARK_RUN. */
 	__u32 run;
 	/* The fault's number in the run, below FAULTS_MAX. */
@@ -38,7 +40,7 @@ struct fl_config {
 	__u32 observe;
 	__u32 pad;
 };
-_Static_assert(sizeof(struct fl_config) == 184, "known to Go");
+_Static_assert(sizeof(struct fl_config) == 200, "known to Go");
 
 volatile const struct fl_config fl_config;
 
@@ -50,24 +52,36 @@ enum verdict {
 	DROP_QUIETLY = 2,
 };
 
-/* The delay before, when delays are correlated. */
+/* What is remembered between two packets, under the lock of the dice. */
+struct fl_memory {
+	/* The delay before, when delays are correlated. */
+	struct fl_delay_state delay;
+	struct fl_shape_state shape;
+};
+_Static_assert(sizeof(struct fl_memory) == 24, "no padding of the compiler's");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct fl_delay_state);
-} fl_delayed SEC(".maps");
+	__type(value, struct fl_memory);
+} fl_memory SEC(".maps");
 
 /* What is known of a packet that was chosen. */
 struct choice {
 	struct fl_packet packet;
 	__u64 ordinal;
-	/* How long it is held, ns; only where delays are drawn. */
+	/* How long it waits, ns; only with EFFECT_HOLD and EFFECT_SHAPE. */
 	__u64 hold;
 };
 
-/* Throws the dice, and draws a delay for what they hit. */
-static __always_inline enum fl_throw throw_and_draw(__u64 elapsed, __u64 now, int draws,
+/*
+ * Throws the dice, and says for what they hit how long it waits: under one lock,
+ * so that the order of the packets is that of their times. A packet that is only
+ * to be shaped and need not wait is not hit.
+ */
+static __always_inline enum fl_throw throw_and_time(struct __sk_buff *skb, __u64 elapsed,
+						    __u64 now, __u32 effect,
 						    struct choice *choice)
 {
 	/* Volatile all the way: the compiler must not take the zeros that stand
@@ -75,31 +89,42 @@ static __always_inline enum fl_throw throw_and_draw(__u64 elapsed, __u64 now, in
 	const volatile struct fl_config *config = &fl_config;
 	struct fl_dice_state *state = dice_state();
 	const struct fl_delay_table *table = 0;
-	struct fl_delay_state *before = 0;
+	struct fl_memory *memory = 0;
 	enum fl_throw thrown;
+	__u64 monotonic = 0;
+	__u32 key = 0, bytes = 0;
 
 	if (!state)
 		return THROW_PASS;
-	if (draws) {
-		__u32 key = 0;
-
-		table = delay_table();
-		before = bpf_map_lookup_elem(&fl_delayed, &key);
-		if (!table || !before)
+	if (effect & (EFFECT_HOLD | EFFECT_SHAPE)) {
+		memory = bpf_map_lookup_elem(&fl_memory, &key);
+		if (!memory)
 			return THROW_PASS;
 	}
-	/* Under one lock, so that the order of the packets is that of their
-	 * delays. */
+	if (effect & EFFECT_HOLD) {
+		table = delay_table();
+		if (!table)
+			return THROW_PASS;
+	}
+	if (effect & EFFECT_SHAPE) {
+		bytes = bytes_on_the_wire(skb, &choice->packet);
+		monotonic = bpf_ktime_get_ns();
+	}
 	bpf_spin_lock(&state->lock);
 	thrown = throw_dice(&config->dice, state, elapsed, now, &choice->ordinal);
-	if (draws && thrown != THROW_PASS)
-		choice->hold = draw_delay(&config->delay, table, choice->ordinal, before);
+	if (effect & EFFECT_HOLD && thrown != THROW_PASS)
+		choice->hold = draw_delay(&config->delay, table, choice->ordinal, &memory->delay);
+	if (effect & EFFECT_SHAPE && thrown != THROW_PASS) {
+		choice->hold = shape(&config->shape, &memory->shape, monotonic, bytes);
+		if (!choice->hold)
+			thrown = THROW_PASS;
+	}
 	bpf_spin_unlock(&state->lock);
 	return thrown;
 }
 
 /* Decides about one packet, and counts it. */
-static __always_inline int chosen(struct __sk_buff *skb, int egress, int draws,
+static __always_inline int chosen(struct __sk_buff *skb, int egress, __u32 effect,
 				  struct choice *choice)
 {
 	const volatile struct fl_config *config = &fl_config;
@@ -117,7 +142,7 @@ static __always_inline int chosen(struct __sk_buff *skb, int egress, int draws,
 	if (!pulse_is_on(&config->dice, now - start))
 		return 0;
 	count(matched);
-	thrown = throw_and_draw(now - start, now, draws, choice);
+	thrown = throw_and_time(skb, now - start, now, effect, choice);
 	if (thrown == THROW_PASS)
 		return 0;
 	count(chosen);
@@ -126,7 +151,7 @@ static __always_inline int chosen(struct __sk_buff *skb, int egress, int draws,
 	return !config->observe;
 }
 
-static __always_inline int mark_egress(struct __sk_buff *skb, __u32 effect, int draws)
+static __always_inline int mark_egress(struct __sk_buff *skb, __u32 effect)
 {
 	const volatile struct fl_config *config = &fl_config;
 	struct fl_decision *before = decision_of(skb->mark, config->run);
@@ -135,7 +160,7 @@ static __always_inline int mark_egress(struct __sk_buff *skb, __u32 effect, int 
 	/* What another fault of the run lets vanish never comes here. */
 	if (before && before->effects & EFFECT_LOSE)
 		return PASS;
-	if (chosen(skb, 1, draws, &choice))
+	if (chosen(skb, 1, effect, &choice))
 		decide(skb, config->run, config->fault, choice.ordinal, effect,
 		       choice.hold);
 	return PASS;
@@ -144,13 +169,25 @@ static __always_inline int mark_egress(struct __sk_buff *skb, __u32 effect, int 
 SEC("cgroup_skb/egress")
 int fl_lose_egress(struct __sk_buff *skb)
 {
-	return mark_egress(skb, EFFECT_LOSE, 0);
+	return mark_egress(skb, EFFECT_LOSE);
 }
 
 SEC("cgroup_skb/egress")
 int fl_hold_egress(struct __sk_buff *skb)
 {
-	return mark_egress(skb, EFFECT_HOLD, 1);
+	return mark_egress(skb, EFFECT_HOLD);
+}
+
+SEC("cgroup_skb/egress")
+int fl_shape_egress(struct __sk_buff *skb)
+{
+	return mark_egress(skb, EFFECT_SHAPE);
+}
+
+SEC("cgroup_skb/egress")
+int fl_dup_egress(struct __sk_buff *skb)
+{
+	return mark_egress(skb, EFFECT_DUPLICATE);
 }
 
 SEC("cgroup_skb/egress")
@@ -158,7 +195,7 @@ int fl_drop_egress(struct __sk_buff *skb)
 {
 	struct choice choice;
 
-	if (!chosen(skb, 1, 0, &choice))
+	if (!chosen(skb, 1, EFFECT_LOSE, &choice))
 		return PASS;
 	count(hit);
 	/* TCP takes EPERM as silence and backs off as it should; with the
@@ -172,7 +209,7 @@ int fl_drop_ingress(struct __sk_buff *skb)
 {
 	struct choice choice;
 
-	if (!chosen(skb, 0, 0, &choice))
+	if (!chosen(skb, 0, EFFECT_LOSE, &choice))
 		return PASS;
 	count(hit);
 	return DROP;

@@ -48,6 +48,11 @@ type ObjectsFlConfig struct {
 		Size        uint32
 		Shape       uint32
 	}
+	Shape struct {
+		_        structs.HostLayout
+		ByteTime uint64
+		Burst    uint64
+	}
 	Run     uint32
 	Fault   uint32
 	Observe uint32
@@ -62,13 +67,6 @@ type ObjectsFlDecision struct {
 	Faults    uint32
 	Effects   uint32
 	Pad       uint32
-}
-
-type ObjectsFlDelayState struct {
-	_     structs.HostLayout
-	Last  uint64
-	Drawn uint32
-	Pad   uint32
 }
 
 type ObjectsFlDelayTable struct {
@@ -106,6 +104,20 @@ type ObjectsFlLease struct {
 	Start    uint64
 }
 
+type ObjectsFlMemory struct {
+	_     structs.HostLayout
+	Delay struct {
+		_     structs.HostLayout
+		Last  uint64
+		Drawn uint32
+		Pad   uint32
+	}
+	Shape struct {
+		_    structs.HostLayout
+		Paid uint64
+	}
+}
+
 type ObjectsFlPrefix struct {
 	_       structs.HostLayout
 	Length  uint32
@@ -127,21 +139,23 @@ type ObjectsFlStats struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	ObjectsMapFlDecisions    = "fl_decisions"
-	ObjectsMapFlDelayed      = "fl_delayed"
 	ObjectsMapFlDelays       = "fl_delays"
 	ObjectsMapFlDone         = "fl_done"
 	ObjectsMapFlEvents       = "fl_events"
 	ObjectsMapFlExcluded     = "fl_excluded"
 	ObjectsMapFlExempt       = "fl_exempt"
 	ObjectsMapFlLease        = "fl_lease"
+	ObjectsMapFlMemory       = "fl_memory"
 	ObjectsMapFlPeers        = "fl_peers"
 	ObjectsMapFlPorts        = "fl_ports"
 	ObjectsMapFlState        = "fl_state"
 	ObjectsMapFlStats        = "fl_stats"
 	ObjectsProgFlDropEgress  = "fl_drop_egress"
 	ObjectsProgFlDropIngress = "fl_drop_ingress"
+	ObjectsProgFlDupEgress   = "fl_dup_egress"
 	ObjectsProgFlHoldEgress  = "fl_hold_egress"
 	ObjectsProgFlLoseEgress  = "fl_lose_egress"
+	ObjectsProgFlShapeEgress = "fl_shape_egress"
 	ObjectsVarFlConfig       = "fl_config"
 )
 
@@ -189,8 +203,10 @@ type ObjectsSpecs struct {
 type ObjectsProgramSpecs struct {
 	FlDropEgress  *ebpf.ProgramSpec `ebpf:"fl_drop_egress"`
 	FlDropIngress *ebpf.ProgramSpec `ebpf:"fl_drop_ingress"`
+	FlDupEgress   *ebpf.ProgramSpec `ebpf:"fl_dup_egress"`
 	FlHoldEgress  *ebpf.ProgramSpec `ebpf:"fl_hold_egress"`
 	FlLoseEgress  *ebpf.ProgramSpec `ebpf:"fl_lose_egress"`
+	FlShapeEgress *ebpf.ProgramSpec `ebpf:"fl_shape_egress"`
 }
 
 // ObjectsMapSpecs contains maps before they are loaded into the kernel.
@@ -198,13 +214,13 @@ type ObjectsProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsMapSpecs struct {
 	FlDecisions *ebpf.MapSpec `ebpf:"fl_decisions"`
-	FlDelayed   *ebpf.MapSpec `ebpf:"fl_delayed"`
 	FlDelays    *ebpf.MapSpec `ebpf:"fl_delays"`
 	FlDone      *ebpf.MapSpec `ebpf:"fl_done"`
 	FlEvents    *ebpf.MapSpec `ebpf:"fl_events"`
 	FlExcluded  *ebpf.MapSpec `ebpf:"fl_excluded"`
 	FlExempt    *ebpf.MapSpec `ebpf:"fl_exempt"`
 	FlLease     *ebpf.MapSpec `ebpf:"fl_lease"`
+	FlMemory    *ebpf.MapSpec `ebpf:"fl_memory"`
 	FlPeers     *ebpf.MapSpec `ebpf:"fl_peers"`
 	FlPorts     *ebpf.MapSpec `ebpf:"fl_ports"`
 	FlState     *ebpf.MapSpec `ebpf:"fl_state"`
@@ -239,13 +255,13 @@ func (o *ObjectsObjects) Close() error {
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsMaps struct {
 	FlDecisions *ebpf.Map `ebpf:"fl_decisions"`
-	FlDelayed   *ebpf.Map `ebpf:"fl_delayed"`
 	FlDelays    *ebpf.Map `ebpf:"fl_delays"`
 	FlDone      *ebpf.Map `ebpf:"fl_done"`
 	FlEvents    *ebpf.Map `ebpf:"fl_events"`
 	FlExcluded  *ebpf.Map `ebpf:"fl_excluded"`
 	FlExempt    *ebpf.Map `ebpf:"fl_exempt"`
 	FlLease     *ebpf.Map `ebpf:"fl_lease"`
+	FlMemory    *ebpf.Map `ebpf:"fl_memory"`
 	FlPeers     *ebpf.Map `ebpf:"fl_peers"`
 	FlPorts     *ebpf.Map `ebpf:"fl_ports"`
 	FlState     *ebpf.Map `ebpf:"fl_state"`
@@ -255,13 +271,13 @@ type ObjectsMaps struct {
 func (m *ObjectsMaps) Close() error {
 	return _ObjectsClose(
 		m.FlDecisions,
-		m.FlDelayed,
 		m.FlDelays,
 		m.FlDone,
 		m.FlEvents,
 		m.FlExcluded,
 		m.FlExempt,
 		m.FlLease,
+		m.FlMemory,
 		m.FlPeers,
 		m.FlPorts,
 		m.FlState,
@@ -282,16 +298,20 @@ type ObjectsVariables struct {
 type ObjectsPrograms struct {
 	FlDropEgress  *ebpf.Program `ebpf:"fl_drop_egress"`
 	FlDropIngress *ebpf.Program `ebpf:"fl_drop_ingress"`
+	FlDupEgress   *ebpf.Program `ebpf:"fl_dup_egress"`
 	FlHoldEgress  *ebpf.Program `ebpf:"fl_hold_egress"`
 	FlLoseEgress  *ebpf.Program `ebpf:"fl_lose_egress"`
+	FlShapeEgress *ebpf.Program `ebpf:"fl_shape_egress"`
 }
 
 func (p *ObjectsPrograms) Close() error {
 	return _ObjectsClose(
 		p.FlDropEgress,
 		p.FlDropIngress,
+		p.FlDupEgress,
 		p.FlHoldEgress,
 		p.FlLoseEgress,
+		p.FlShapeEgress,
 	)
 }
 

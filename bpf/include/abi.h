@@ -75,6 +75,8 @@ struct __sk_buff {
 	__u32 data_meta;
 	__u64 flow_keys;
 	__u64 tstamp;
+	__u32 wire_len;
+	__u32 gso_segs;
 };
 _Static_assert(__builtin_offsetof(struct __sk_buff, tstamp) == 152, "linux/bpf.h");
 

@@ -33,7 +33,11 @@ enum {
 
 enum fl_effect {
 	EFFECT_LOSE = 1 << 0,
+	/* It waits without its socket, as on a long way. */
 	EFFECT_HOLD = 1 << 1,
+	/* It waits with its socket, which feels the queue. */
+	EFFECT_SHAPE = 1 << 2,
+	EFFECT_DUPLICATE = 1 << 3,
 };
 
 struct fl_decision {

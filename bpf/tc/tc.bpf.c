@@ -47,13 +47,15 @@ struct {
 /* What becomes of a packet. */
 enum fate {
 	GOES_ON,
+	/* It goes on, and there was no memory to hit it. */
+	SPARED,
 	VANISHES,
 	/* The queue was full. */
 	DROPPED,
 };
 
-/* What sending says of a packet that was dropped. */
-enum { NET_XMIT_DROP = 1 };
+/* What sending says of a packet in whose place another one was dropped. */
+enum { NET_XMIT_CN = 2 };
 
 /* Marks can be set by others: the packet must be the target's too. */
 static __always_inline int of_target(struct __sk_buff *skb)
@@ -70,26 +72,44 @@ static __always_inline int of_target(struct __sk_buff *skb)
 	return 0;
 }
 
-/* Puts a copy without a socket in the packet's place. */
+/* Sends a copy without a socket, which comes by here too. */
+static __always_inline long send_copy(struct __sk_buff *skb)
+{
+	long error;
+
+	skb->mark |= MARK_COPY;
+	error = bpf_clone_redirect(skb, skb->ifindex, 0);
+	/* Others have lost a packet for it. */
+	return error == NET_XMIT_CN ? 0 : error;
+}
+
+/* A copy, or two, in the packet's place. */
 static __always_inline enum fate replace(struct __sk_buff *skb,
 					 struct fl_decision *decision)
 {
-	__u64 now = bpf_ktime_get_ns(), departure = skb->tstamp;
-	long error;
+	long error = send_copy(skb);
 
-	/* TCP and SO_TXTIME may want it to leave later than now. */
-	if (departure < now)
-		departure = now;
-	decision->departure = departure + decision->hold;
-	skb->mark |= MARK_COPY;
-	error = bpf_clone_redirect(skb, skb->ifindex, 0);
-	if (error == NET_XMIT_DROP)
-		return DROPPED;
-	if (error >= 0)
-		return VANISHES;
-	/* There was no copy: as if the packet had not been hit. */
+	if (error < 0) {
+		skb->mark = decision->mark;
+		return SPARED;
+	}
+	if (decision->effects & EFFECT_DUPLICATE)
+		send_copy(skb);
+	return error ? DROPPED : VANISHES;
+}
+
+/* The packet goes on itself, with its socket. */
+static __always_inline enum fate let_go(struct __sk_buff *skb,
+					struct fl_decision *decision)
+{
+	enum fate fate = GOES_ON;
+
+	if (decision->effects & EFFECT_DUPLICATE && send_copy(skb) < 0)
+		fate = SPARED;
 	skb->mark = decision->mark;
-	return GOES_ON;
+	if (decision->effects & EFFECT_SHAPE)
+		skb->tstamp = decision->departure;
+	return fate;
 }
 
 /* The copy comes by. */
@@ -100,17 +120,33 @@ static __always_inline enum fate send_off(struct __sk_buff *skb,
 	if (bpf_skb_cgroup_id(skb))
 		return GOES_ON;
 	skb->mark = decision->mark;
-	if (decision->effects & EFFECT_HOLD)
+	if (decision->effects & (EFFECT_HOLD | EFFECT_SHAPE))
 		skb->tstamp = decision->departure;
 	return GOES_ON;
+}
+
+/* Does what was decided about a packet of the target. */
+static __always_inline enum fate carry_out(struct __sk_buff *skb,
+					   struct fl_decision *decision)
+{
+	__u64 now;
+
+	if (decision->effects & EFFECT_LOSE)
+		return VANISHES;
+	/* TCP and SO_TXTIME may want it to leave later than now. */
+	now = bpf_ktime_get_ns();
+	decision->departure = decision->hold + (skb->tstamp > now ? skb->tstamp : now);
+	if (decision->effects & EFFECT_HOLD)
+		return replace(skb, decision);
+	return let_go(skb, decision);
 }
 
 static __always_inline enum fate fate_of(struct __sk_buff *skb)
 {
 	const volatile struct fl_tc_config *config = &fl_tc_config;
 	struct fl_decision *decision = decision_of(skb->mark, config->run);
-	enum fate fate = VANISHES;
 	struct fl_packet packet;
+	enum fate fate;
 	__u32 faults;
 	__u64 now;
 
@@ -127,15 +163,13 @@ static __always_inline enum fate fate_of(struct __sk_buff *skb)
 			skb->mark = decision->mark;
 		return GOES_ON;
 	}
-	if (!(decision->effects & EFFECT_LOSE))
-		fate = replace(skb, decision);
-	if (fate != VANISHES)
-		return fate;
+	fate = carry_out(skb, decision);
 	/* A datagram was chosen as a whole, and leaves in pieces: it is
 	 * counted with the first. */
-	if (parse_packet(skb, &packet) || !packet.later_fragment)
+	if ((fate == GOES_ON || fate == VANISHES) &&
+	    (parse_packet(skb, &packet) || !packet.later_fragment))
 		count_done(faults);
-	return VANISHES;
+	return fate;
 }
 
 /*
@@ -144,12 +178,12 @@ static __always_inline enum fate fate_of(struct __sk_buff *skb)
  */
 static __always_inline int tcx_result(enum fate fate)
 {
-	return fate != GOES_ON ? bpf_redirect(0, 0) : TC_ACT_UNSPEC;
+	return fate >= VANISHES ? bpf_redirect(0, 0) : TC_ACT_UNSPEC;
 }
 
 static __always_inline int cls_result(enum fate fate)
 {
-	return fate != GOES_ON ? TC_ACT_STOLEN : TC_ACT_UNSPEC;
+	return fate >= VANISHES ? TC_ACT_STOLEN : TC_ACT_UNSPEC;
 }
 
 SEC("tcx/egress")

@@ -238,7 +238,7 @@ func (a *adoption) openMaps(prefix string, like map[string]*ebpf.Map) (map[strin
 // sameContent compares the maps that are written once.
 func (a *adoption) sameContent(name string, pinned, fresh *ebpf.Map) error {
 	switch name {
-	case cgroupskb.ObjectsMapFlLease, cgroupskb.ObjectsMapFlStats, cgroupskb.ObjectsMapFlState, cgroupskb.ObjectsMapFlEvents, cgroupskb.ObjectsMapFlDelayed:
+	case cgroupskb.ObjectsMapFlLease, cgroupskb.ObjectsMapFlStats, cgroupskb.ObjectsMapFlState, cgroupskb.ObjectsMapFlEvents, cgroupskb.ObjectsMapFlMemory:
 		return nil
 	case cgroupskb.ObjectsMapFlDecisions, cgroupskb.ObjectsMapFlDone:
 		return sameMap(name, pinned, fresh)

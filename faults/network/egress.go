@@ -50,10 +50,10 @@ var (
 	byCls = way{"add clsact, where it is missing, and a cls_bpf filter with program %s to egress", "journal", attachCls, false}
 )
 
-// The hooks by their mechanisms: where packets only vanish, and where they are
-// held and need the fq qdisc.
+// The hooks by their mechanisms: where no packet waits, and where some do and
+// need the fq qdisc.
 var (
-	vanishing = map[string]*hook{
+	passing = map[string]*hook{
 		mechanismTCX:    {tc.ObjectsProgFlTcxEgress, byTCX},
 		mechanismClsBPF: {tc.ObjectsProgFlClsEgress, byCls},
 	}

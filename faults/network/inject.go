@@ -117,22 +117,19 @@ func (in *injection) hook(ctx context.Context, rec fault.Recorder) error {
 }
 
 func (in *injection) newEgress(rec fault.Recorder) *egress {
-	e := &egress{
+	return &egress{
 		hook:    *in.plan.hook,
 		program: in.programs[in.plan.hook.program],
 		rec:     rec,
 		own:     in.own,
 		pins:    in.pins,
 		cgroups: in.plan.req.Cgroups,
+		queue:   in.plan.queue,
 		log:     in.plan.req.Log,
 		hooked:  map[place]unhookFunc{},
 		holds:   map[place]*qdisc.Hold{},
 		held:    map[uint64]*netns.Namespace{},
 	}
-	if in.plan.delay != nil {
-		e.queue = &qdisc.Params{Delay: in.plan.delay.Longest()}
-	}
-	return e
 }
 
 func (in *injection) attach(cgroup fault.Cgroup) error {

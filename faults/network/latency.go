@@ -10,6 +10,7 @@ import (
 	"faultline.dev/faultline/faults/check"
 	"faultline.dev/faultline/faults/dice"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/qdisc"
 )
 
 // Latency is networkLatency: packets that come later, as from far away.
@@ -40,11 +41,8 @@ func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.filter.ingress {
-		return nil, fmt.Errorf("networkLatency of received packets is %w; write direction: EGRESS, or delay what the peers send", fault.ErrNotBuilt)
-	}
-	if req.Spec.GetMechanism() == mechanismNetem {
-		return nil, fmt.Errorf("mechanism %s is %w; leave it out", mechanismNetem, fault.ErrNotBuilt)
+	if err := p.onlyBuilt(); err != nil {
+		return nil, err
 	}
 	chosen, err := fault.Choose(ctx, req, Latency(), mechanismTCXFQ, mechanismClsFQ)
 	if err != nil {
@@ -54,8 +52,22 @@ func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.egressProgram, p.delay, p.hook = cgroupskb.ObjectsProgFlHoldEgress, &delay, holding[chosen]
+	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlHoldEgress, holding[chosen]
+	p.delay, p.queue = &delay, &qdisc.Params{Delay: delay.Longest()}
 	return p.finish(chosen, describeLatency(req.Spec.GetNetworkLatency()))
+}
+
+// onlyBuilt refuses what is not built yet of the faults that do something with
+// packets on their way out.
+func (p *plan) onlyBuilt() error {
+	if p.filter.ingress {
+		return fmt.Errorf("%s of received packets is %w; write direction: EGRESS, or let it happen to what the peers send", p.kind, fault.ErrNotBuilt)
+	}
+	switch named := p.req.Spec.GetMechanism(); named {
+	case mechanismNetem, mechanismTBF:
+		return fmt.Errorf("mechanism %s is %w; leave it out", named, fault.ErrNotBuilt)
+	}
+	return nil
 }
 
 func describeLatency(latency *v1.NetworkLatency) string {

@@ -35,7 +35,6 @@ func (in *injection) loadCgroup() error {
 	}
 	if in.plan.delay == nil {
 		delete(spec.Maps, cgroupskb.ObjectsMapFlDelays)
-		delete(spec.Maps, cgroupskb.ObjectsMapFlDelayed)
 	}
 	collection, err := load(spec, in.wire.maps(), in.plan.egressProgram, in.plan.ingressProgram)
 	if err != nil {
@@ -170,6 +169,9 @@ func (p *plan) config(run, number uint32) cgroupskb.ObjectsFlConfig {
 		config.Delay.Delay, config.Delay.Jitter = delay.Delay, delay.Jitter
 		config.Delay.Correlation, config.Delay.Seed = delay.Correlation, delay.Seed
 		config.Delay.Size, config.Delay.Shape = delay.Table.Size(), delay.Table.Shape()
+	}
+	if p.shape != nil {
+		config.Shape.ByteTime, config.Shape.Burst = p.shape.byteTime(), uint64(p.shape.full())
 	}
 	config.Filter.Flags, config.Filter.Protocol = p.filterFlags(), filterProtocol(p.filter.protocol)
 	if p.req.Observe {

@@ -19,7 +19,11 @@ const (
 	mechanismTCXFQ     = "tcx_fq"
 	mechanismClsFQ     = "cls_bpf_fq"
 	mechanismNetem     = "netem"
+	mechanismTBF       = "tbf"
 )
+
+// sameByCls is the summary of the mechanism after one by tcx.
+const sameByCls = "the same with a cls_bpf filter on clsact, behind a journal record"
 
 // Loss is networkLoss: packets that vanish at random, as on a bad network.
 func Loss() fault.Kind {
@@ -35,7 +39,7 @@ func Loss() fault.Kind {
 			},
 			{
 				Name:    mechanismClsBPF,
-				Summary: "the same with a cls_bpf filter on clsact, behind a journal record",
+				Summary: sameByCls,
 				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.ClsBPF},
 			},
 			{
@@ -101,7 +105,7 @@ func planLoss(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 		p.ingressProgram = cgroupskb.ObjectsProgFlDropIngress
 	}
 	if p.filter.egress {
-		if p.hook = vanishing[chosen]; p.hook != nil {
+		if p.hook = passing[chosen]; p.hook != nil {
 			p.egressProgram = cgroupskb.ObjectsProgFlLoseEgress
 		} else {
 			p.egressProgram = cgroupskb.ObjectsProgFlDropEgress
@@ -127,9 +131,5 @@ func describeLoss(loss *v1.NetworkLoss) string {
 		return fmt.Sprintf("lose packets in bursts (Gilbert-Elliott: p %v %%, r %v %%, loss %v %% and %v %%)",
 			ge.GetP(), ge.GetR(), ge.GetLossGood(), 100*float64(c.LossBad)/dice.Always)
 	}
-	text := fmt.Sprintf("lose %v %% of the packets", loss.GetPercent())
-	if loss.GetCorrelation() > 0 {
-		text += fmt.Sprintf(", each with %v %% chance to share the fate of the one before", loss.GetCorrelation())
-	}
-	return text
+	return describeShare("lose %v %% of the packets", loss)
 }

@@ -31,9 +31,9 @@ func TestForgedMarkIsNoReason(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlLoseEgress, vanishing[mechanismClsBPF]
+	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlLoseEgress, passing[mechanismClsBPF]
 	if kernel.NewProber(env.CgroupRoot(t), nil).Probe(t.Context(), kernel.TCX).OK() {
-		p.hook = vanishing[mechanismTCX]
+		p.hook = passing[mechanismTCX]
 	}
 	in := newInjection(p)
 	loadAlone(t, in)

@@ -38,8 +38,12 @@ type plan struct {
 
 	// Programs of bpf/cgroupskb; "" where the direction is not touched.
 	egressProgram, ingressProgram string
-	// delay says how long packets are held; nil when they are not.
+	// delay says how long packets are held, shape how fast they may leave; nil
+	// when they are not.
 	delay *dice.Delay
+	shape *shape
+	// queue is what the fq qdisc has to be able to hold; nil when nothing waits.
+	queue *qdisc.Params
 	// hook does at the interface what the cgroup's hook decided; nil when that
 	// drops.
 	hook *hook
@@ -179,7 +183,7 @@ func (p *plan) interfaceChanges() (list []*v1.Change, err error) {
 // queueChanges are those that give an interface a queue in which packets can be
 // held.
 func (p *plan) queueChanges(i iface) ([]*v1.Change, error) {
-	if p.delay == nil {
+	if p.queue == nil {
 		return nil, nil
 	}
 	view, err := qdisc.Look(i.namespace, i.index)
@@ -188,9 +192,9 @@ func (p *plan) queueChanges(i iface) ([]*v1.Change, error) {
 	}
 	p.warnings = append(p.warnings, view.Warnings...)
 	if view.State == qdisc.Foreign {
-		if longest := p.delay.Longest(); !view.Limits.Allows(longest) {
+		if !view.Limits.Allows(p.queue.Delay) {
 			return nil, fmt.Errorf("%s has an fq of its own that holds no packet longer than %s, so that a delay of %s is %w",
-				i, view.Limits.Horizon, longest, fault.ErrUnavailable)
+				i, view.Limits.Horizon, p.queue.Delay, fault.ErrUnavailable)
 		}
 		return nil, nil
 	}

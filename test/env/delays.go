@@ -27,8 +27,11 @@ func monotonic() (uint64, error) {
 	return uint64(now.Nano()), nil
 }
 
-// stampSend sends args[1] datagrams to args[0], one each args[2], whenever it is
-// told to. They say their number and when they were sent.
+// stampHead is how long the number and the time of a datagram are.
+const stampHead = 12
+
+// stampSend sends args[1] datagrams of args[3] bytes to args[0], one each args[2],
+// whenever it is told to. They say their number and when they were sent.
 func stampSend(in io.Reader, out *json.Encoder, args []string) error {
 	connection, err := net.Dial("udp", args[0])
 	if err != nil {
@@ -42,6 +45,11 @@ func stampSend(in io.Reader, out *json.Encoder, args []string) error {
 	if err != nil {
 		return err
 	}
+	size, err := strconv.Atoi(args[3])
+	if err != nil {
+		return err
+	}
+	packet := make([]byte, max(size, stampHead))
 	if err := out.Encode("ready"); err != nil {
 		return err
 	}
@@ -58,7 +66,8 @@ func stampSend(in io.Reader, out *json.Encoder, args []string) error {
 			if err != nil {
 				return err
 			}
-			packet := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, uint32(i)), now)
+			binary.BigEndian.PutUint32(packet, uint32(i))
+			binary.BigEndian.PutUint64(packet[4:], now)
 			if _, err := connection.Write(packet); err != nil {
 				result.Errors++
 				result.First = err.Error()
@@ -111,10 +120,11 @@ func stampReceive(in io.Reader, out *json.Encoder, args []string) error {
 			if err != nil {
 				return err
 			}
-			if n == 12 {
-				sent := binary.BigEndian.Uint64(buffer[4:])
-				arrivals = append(arrivals, Arrival{int(binary.BigEndian.Uint32(buffer)), time.Duration(now - sent)})
+			if n < stampHead {
+				return fmt.Errorf("a datagram has %d bytes", n)
 			}
+			sent := binary.BigEndian.Uint64(buffer[4:])
+			arrivals = append(arrivals, Arrival{int(binary.BigEndian.Uint32(buffer)), time.Duration(now - sent), time.Duration(now)})
 		}
 		if err := out.Encode(arrivals); err != nil {
 			return err
@@ -126,6 +136,8 @@ func stampReceive(in io.Reader, out *json.Encoder, args []string) error {
 type Arrival struct {
 	Number int
 	Took   time.Duration
+	// At is CLOCK_MONOTONIC.
+	At time.Duration
 }
 
 // Took are the times of all arrivals, in their order.
@@ -149,13 +161,20 @@ type DelayPair struct {
 	Count            int
 }
 
-// NewDelayPair sends from A, in the cgroup from, to B, in the cgroup to.
+// NewDelayPair sends from A, in the cgroup from, to B, in the cgroup to: small
+// datagrams.
 func NewDelayPair(t testing.TB, n Network, from, to fault.Cgroup, address string, count int, interval time.Duration) DelayPair {
+	t.Helper()
+	return NewSizedDelayPair(t, n, from, to, address, count, interval, stampHead)
+}
+
+// NewSizedDelayPair is NewDelayPair for datagrams of that many bytes.
+func NewSizedDelayPair(t testing.TB, n Network, from, to fault.Cgroup, address string, count int, interval time.Duration, size int) DelayPair {
 	t.Helper()
 	var ready string
 	receiver := Start(t, to, n.B, "stamp-receive", address)
 	receiver.Read(&ready)
-	sender := Start(t, from, n.A, "stamp-send", address, strconv.Itoa(count), interval.String())
+	sender := Start(t, from, n.A, "stamp-send", address, strconv.Itoa(count), interval.String(), strconv.Itoa(size))
 	sender.Read(&ready)
 	return DelayPair{sender, receiver, count}
 }
