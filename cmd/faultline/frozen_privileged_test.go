@@ -41,6 +41,9 @@ type freezing struct {
 	// fields are the fault's own, in the document.
 	fields string
 	needs  []kernel.Capability
+	// twice: the fault is felt by datagrams that come twice, others by datagrams
+	// that don't come.
+	twice bool
 	// file of the cgroup that tells of the fault, for faults that no datagram
 	// feels.
 	file string
@@ -63,6 +66,9 @@ var freezings = []freezing{
 	// None of what is held comes before the lease has run out.
 	{kind: "networkLatency", fields: "{delay: 20s}", mechanism: "tcx_fq", needs: needs(kernel.TCX, kernel.FQ)},
 	{kind: "networkLatency", fields: "{delay: 20s}", mechanism: "cls_bpf_fq", needs: needs(kernel.ClsBPF, kernel.FQ)},
+	{kind: "networkDuplicate", fields: "{percent: 100}", mechanism: "tcx", twice: true, needs: needs(kernel.TCX)},
+	{kind: "networkDuplicate", fields: "{percent: 100}", mechanism: "cls_bpf", twice: true, needs: needs(kernel.ClsBPF)},
+	{kind: "networkBandwidth", fields: "{rate: 8bit, burst: 1B}", needs: needs(kernel.FQ)},
 	{kind: "cpuPressure", fields: "{limit: 20%}", file: "cpu.max", needs: needs(kernel.CPUController)},
 	{kind: "memoryPressure", fields: "{limit: 64MiB}", file: "memory.high", needs: needs(kernel.MemoryController)},
 	{kind: "pidsPressure", fields: `{limit: "50"}`, file: "pids.max", needs: needs(kernel.PidsController)},
@@ -190,12 +196,16 @@ func (f freezing) watch(w *world) func() string {
 	if f.file != "" {
 		return func() string { return testenv.ReadFile(w.t, w.app, f.file) }
 	}
-	count := w.count()
-	return func() string { return fmt.Sprint(count.Load()) }
+	all, once := w.count()
+	if f.twice {
+		return func() string { return fmt.Sprint(once.Load()) }
+	}
+	return func() string { return fmt.Sprint(all.Load()) }
 }
 
-// count counts the datagrams that arrive on the other side.
-func (w *world) count() *atomic.Int64 {
+// count counts the datagrams that arrive on the other side, and those that come
+// once.
+func (w *world) count() (all, once *atomic.Int64) {
 	w.t.Helper()
 	var socket net.PacketConn
 	w.network.B.Do(func() (err error) {
@@ -203,17 +213,26 @@ func (w *world) count() *atomic.Int64 {
 		return err
 	})
 	w.t.Cleanup(func() { _ = socket.Close() })
-	count := &atomic.Int64{}
+	all, once = &atomic.Int64{}, &atomic.Int64{}
 	go func() {
-		buffer := make([]byte, 2048)
+		buffer, before, times := make([]byte, 2048), "", 0
 		for {
-			if _, _, err := socket.ReadFrom(buffer); err != nil {
+			n, _, err := socket.ReadFrom(buffer)
+			if err != nil {
 				return
 			}
-			count.Add(1)
+			all.Add(1)
+			if text := string(buffer[:n]); text == before {
+				times++
+			} else {
+				if times == 1 {
+					once.Add(1)
+				}
+				before, times = text, 1
+			}
 		}
 	}()
-	return count
+	return all, once
 }
 
 // running is `faultline run` in a process of its own.
