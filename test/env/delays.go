@@ -163,7 +163,7 @@ func NewDelayPair(t testing.TB, n Network, from, to fault.Cgroup, address string
 // Begin sends all datagrams; End waits for those that are on their way.
 func (p DelayPair) Begin(longest time.Duration) {
 	// A busy machine may keep the sender waiting between two.
-	p.Receiver.Tell((longest + 2*time.Second).String())
+	p.Receiver.Tell((longest + time.Second).String())
 	p.Sender.Tell("go")
 }
 
