@@ -142,7 +142,6 @@ func (w *world) active(names ...string) error {
 
 // TestPrivilegedScripts gives each script a world of its own.
 func TestPrivilegedScripts(t *testing.T) {
-	chosen(t, "all-scripts", sameElsewhere)
 	for _, file := range scripts(t, "privileged") {
 		t.Run(scriptName(file), func(t *testing.T) {
 			t.Parallel()
@@ -154,7 +153,7 @@ func TestPrivilegedScripts(t *testing.T) {
 // TestNodeScripts are about documents, disks, journals and other processes, and
 // not about the kernel.
 func TestNodeScripts(t *testing.T) {
-	chosen(t, "node-scripts", "they are not about the kernel")
+	chosen(t)
 	for _, file := range scripts(t, "node") {
 		t.Run(scriptName(file), func(t *testing.T) {
 			t.Parallel()
@@ -167,7 +166,6 @@ func TestNodeScripts(t *testing.T) {
 // on this machine, and those whose faults are left without a process: each
 // would be in the way of others.
 func TestLonelyScripts(t *testing.T) {
-	chosen(t, "all-scripts", sameElsewhere)
 	for _, file := range scripts(t, "lonely") {
 		t.Run(scriptName(file), func(t *testing.T) {
 			newWorld(t, filepath.Join(t.TempDir(), "state")).play(file)
@@ -183,6 +181,7 @@ func TestClockScripts(t *testing.T) {
 	} else if !guest {
 		t.Skip("the clock of this machine is not the test's")
 	}
+	chosen(t)
 	for _, file := range scripts(t, "clock") {
 		t.Run(scriptName(file), func(t *testing.T) {
 			newWorld(t, filepath.Join(t.TempDir(), "state")).play(file)
@@ -190,20 +189,17 @@ func TestClockScripts(t *testing.T) {
 	}
 }
 
-// chosen skips tests in the guests whose kernels are not declared for them: they
-// take minutes in emulation.
-func chosen(t *testing.T, capability, why string) {
+// chosen skips tests that are not about the kernel in the guests that are not
+// declared for them: they take minutes in emulation.
+func chosen(t *testing.T) {
 	t.Helper()
+	const capability = "node-scripts"
 	if k, guest, err := kernels.Current(); err != nil {
 		t.Fatal(err)
 	} else if guest && !k.Supports(capability) {
-		kernels.Missing(t, capability, errors.New(why))
+		kernels.Missing(t, capability, errors.New("they are not about the kernel"))
 	}
 }
-
-// sameElsewhere is why not every kernel has all scripts: how faults are attached
-// and kept differs between 5.10, 6.12 and 7 at the most.
-const sameElsewhere = "the kernels that are declared for it do all that this one does"
 
 func scripts(t *testing.T, dir string) []string {
 	t.Helper()

@@ -182,7 +182,7 @@ func NewSizedDelayPair(t testing.TB, n Network, from, to fault.Cgroup, address s
 // Begin sends all datagrams; End waits for those that are on their way.
 func (p DelayPair) Begin(longest time.Duration) {
 	// A busy machine may keep the sender waiting between two.
-	p.Receiver.Tell((longest + 2*time.Second).String())
+	p.Receiver.Tell((longest + time.Second).String())
 	p.Sender.Tell("go")
 }
 

@@ -14,7 +14,9 @@ const hostKernel = "host"
 
 // kernelRun is what all packages did on one kernel.
 type kernelRun struct {
-	Kernel   string
+	Kernel string
+	// Wanted are the packages that have to run.
+	Wanted   []testPackage
 	Packages []packageRun
 	// Problem is what went wrong beside the packages: the guest did not boot.
 	Problem string
@@ -31,8 +33,7 @@ func (k kernelRun) count(o outcome) int {
 }
 
 // problems are the reasons why a kernel's run is not a success, one text each.
-// Every package that should have run is in wanted.
-func (k kernelRun) problems(wanted []testPackage) []string {
+func (k kernelRun) problems() []string {
 	var all []string
 	if k.Problem != "" {
 		all = append(all, k.Problem)
@@ -52,7 +53,7 @@ func (k kernelRun) problems(wanted []testPackage) []string {
 			}
 		}
 	}
-	for _, w := range wanted {
+	for _, w := range k.Wanted {
 		if !seen[w.ImportPath] {
 			all = append(all, w.ImportPath+" never ran")
 		}
@@ -71,7 +72,7 @@ func declared(why, kernel string) bool {
 
 // print writes what ran on each kernel, what was skipped and why, and every
 // problem in full. It returns the number of problems.
-func print(w io.Writer, runs []kernelRun, wanted []testPackage) int {
+func print(w io.Writer, runs []kernelRun) int {
 	for _, k := range runs {
 		reasons := map[string][]string{}
 		for _, p := range k.Packages {
@@ -98,7 +99,7 @@ func print(w io.Writer, runs []kernelRun, wanted []testPackage) int {
 	total := 0
 	problems := make([][]string, len(runs))
 	for i, k := range runs {
-		problems[i] = k.problems(wanted)
+		problems[i] = k.problems()
 		total += len(problems[i])
 		for _, p := range problems[i] {
 			fmt.Fprintf(w, "\nPROBLEM on %s: %s\n", k.Kernel, p)
