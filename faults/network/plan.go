@@ -1,4 +1,4 @@
-// Package network holds the faults that lose packets of a cgroup.
+// Package network holds the faults of what a cgroup sends and receives.
 //
 // Every packet of the target is decided about once, at the cgroup's own hook
 // (bpf/cgroupskb), which sees nobody else's. What is to be lost on its way out
@@ -20,6 +20,11 @@ import (
 	"faultline.dev/faultline/faults/pin"
 	"faultline.dev/faultline/faults/qdisc"
 )
+
+// Kinds are all of the family, in the order of the contract.
+func Kinds() []fault.Kind {
+	return []fault.Kind{Loss(), Partition(), Latency(), Duplicate(), corrupt(), reorder(), Bandwidth()}
+}
 
 // Limits of bpf/tc.
 const (

@@ -7,12 +7,6 @@ import (
 	"faultline.dev/faultline/faults/kernel"
 )
 
-// Unbuilt are the kinds of the family that a document may name already, and
-// that this version does not inject.
-func Unbuilt() []fault.Kind {
-	return []fault.Kind{corrupt(), reorder()}
-}
-
 // held is the ladder of the faults that hold packets back or send more of them.
 func held() []fault.Mechanism {
 	return []fault.Mechanism{
