@@ -224,7 +224,7 @@ func newActor(ns *netns.Namespace, index int, hook string, rec fault.Recorder, i
 }
 
 func (a *actor) reserve() (err error) {
-	a.hold, err = qdisc.Reserve(a.ns, a.index, a.program, a.rec)
+	a.hold, err = qdisc.Reserve(a.ns, a.index, a.program, a.params, a.rec)
 	return err
 }
 

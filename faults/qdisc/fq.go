@@ -41,9 +41,9 @@ const (
 )
 
 const (
-	horizonMin = 10 * time.Second // the kernel's default
-	// horizonMax is what TCA_FQ_HORIZON can say in microseconds.
-	horizonMax = math.MaxUint32 * time.Microsecond
+	kernelHorizon = 10 * time.Second // the kernel's default
+	// longestHorizon is what TCA_FQ_HORIZON can say in microseconds.
+	longestHorizon = math.MaxUint32 * time.Microsecond
 )
 
 // Params are what a fault needs of fq.
@@ -75,9 +75,9 @@ func (p Params) limits() (Limits, error) {
 	if rate == 0 {
 		rate = DefaultRate
 	}
-	horizon := max(horizonMin, 2*p.Delay+time.Second)
-	if p.Delay < 0 || p.Delay > horizonMax || horizon > horizonMax {
-		return Limits{}, fmt.Errorf("a delay of %s, as fq holds no packet longer than %s, is %w", p.Delay, horizonMax/2, fault.ErrUnavailable)
+	horizon := max(kernelHorizon, 2*p.Delay+time.Second)
+	if p.Delay < 0 || p.Delay > longestHorizon || horizon > longestHorizon {
+		return Limits{}, fmt.Errorf("a delay of %s, as fq holds no packet longer than %s, is %w", p.Delay, longestHorizon/2, fault.ErrUnavailable)
 	}
 	flow := uint32(min(max(2*p.Delay.Seconds()*float64(rate), flowLimitMin), flowLimitMax))
 	return Limits{Packets: flowsFull * flow, FlowPackets: flow, Horizon: horizon}, nil

@@ -18,9 +18,8 @@ import (
 // Hold is one fault's use of fq at one interface. Its methods are called one at
 // a time.
 type Hold struct {
-	ns   *netns.Namespace
-	root Root
-	// undone is nil where somebody else's fq is used.
+	ns     *netns.Namespace
+	root   Root
 	undone fault.Undone
 }
 
@@ -29,9 +28,12 @@ type Hold struct {
 // attached yet. Its name begins with ProgramTCX or ProgramCls, and it has a map
 // LeaseMap, whose deadline stays 0 until Make has returned.
 //
+// Where somebody else's fq is used there is a record too: it may be replaced while
+// the fault lasts, and then this fault may be the last to use what comes.
+//
 // The namespace has to be open as long as the Hold is used. The errors are
 // those of Look.
-func Reserve(ns *netns.Namespace, index int, program *ebpf.Program, rec fault.Recorder) (*Hold, error) {
+func Reserve(ns *netns.Namespace, index int, program *ebpf.Program, params Params, rec fault.Recorder) (*Hold, error) {
 	lease, err := leaseOf(program)
 	if err != nil {
 		return nil, err
@@ -40,16 +42,13 @@ func Reserve(ns *netns.Namespace, index int, program *ebpf.Program, rec fault.Re
 	if err != nil {
 		return nil, err
 	}
-	view, err := Look(ns, index)
+	view, err := Look(ns, index, params)
 	if err != nil {
 		return nil, err
 	}
 	h := &Hold{ns: ns, root: Root{
 		NetNS: ns.Inode, Interface: at.Attrs().Name, Index: index, Mark: view.mark, Lease: lease,
 	}}
-	if view.State == Foreign {
-		return h, nil
-	}
 	if view.mark == MarkExplicit {
 		h.root.Before = view.Tree
 		// From the moment at which it is attached: who has told so far may leave.
@@ -112,9 +111,9 @@ func (h *Hold) make(params Params, wanted Limits) (Limits, error) {
 		return Limits{}, err
 	}
 	if view.State == Foreign {
-		return h.foreign(view, params)
+		return view.Limits, view.allows(params)
 	}
-	if h.undone == nil || view.mark != h.root.Mark || view.mark == MarkExplicit && !view.Tree.same(h.root.Before) {
+	if view.mark != h.root.Mark || view.mark == MarkExplicit && !view.Tree.same(h.root.Before) {
 		return Limits{}, refused("its qdisc was replaced meanwhile (there is %s)", view.current.kind())
 	}
 	if view.State != Shared {
@@ -132,15 +131,6 @@ func (h *Hold) attached(users []user) bool {
 		}
 	}
 	return false
-}
-
-// foreign is for an fq that is used as it is. The record, if there is one from
-// a time when there was none, finds nothing of ours.
-func (h *Hold) foreign(view *View, params Params) (Limits, error) {
-	if !view.Limits.Allows(params.Delay) {
-		return Limits{}, horizonError(view.Limits, params.Delay)
-	}
-	return view.Limits, nil
 }
 
 // replace makes our root.
@@ -247,12 +237,7 @@ func (h *Hold) Drops() (uint64, error) {
 }
 
 // Undo implements fault.Undone: Root.Undo of the record.
-func (h *Hold) Undo(ctx context.Context) error {
-	if h.undone == nil {
-		return nil
-	}
-	return h.undone.Undo(ctx)
-}
+func (h *Hold) Undo(ctx context.Context) error { return h.undone.Undo(ctx) }
 
 // gone tells whether an error is that the interface or namespace has ended.
 func gone(err error) bool { return errors.Is(err, fault.ErrGone) || errors.Is(err, unix.ENODEV) }

@@ -78,9 +78,10 @@ func (r Root) undo(ns *netns.Namespace) error {
 	if err != nil {
 		return err
 	}
-	if err := leave(ns, users, r.Lease); err != nil {
-		return err
-	}
+	return errors.Join(leave(ns, users, r.Lease), r.putBack(ns, users))
+}
+
+func (r Root) putBack(ns *netns.Namespace, users []user) error {
 	tree, err := treeOf(ns, r.Index)
 	if err != nil || len(tree) == 0 {
 		return err
