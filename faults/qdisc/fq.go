@@ -103,10 +103,10 @@ func (l Limits) smaller(o Limits) Limits {
 
 // options are those of an fq of ours. The rest is the kernel's default.
 //
-//   - No pacing. With it fq slows down every TCP connection of the interface to the
-//     rate that it announces, and takes over the pacing of those that pace
-//     themselves (BBR), which stays off when fq is gone (sk_pacing_status). The
-//     stamps that faults write are obeyed all the same.
+//   - No pacing. With it fq slows down every TCP connection of the interface to
+//     the rate that it announces, and takes over the pacing of those that pace
+//     themselves (BBR), which stays off when fq is gone (sk_pacing_status in
+//     fq_classify). The stamps that faults write are obeyed all the same.
 //   - A packet whose stamp is beyond the horizon waits that long, and is not
 //     lost: a fault that delays must not become one that loses.
 //   - Packets without a socket, as orphaned clones are, are told apart by their

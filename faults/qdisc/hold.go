@@ -8,7 +8,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
@@ -28,8 +27,8 @@ type Hold struct {
 // attached yet. Its name begins with ProgramTCX or ProgramCls, and it has a map
 // LeaseMap, whose deadline stays 0 until Make has returned.
 //
-// Where somebody else's fq is used there is a record too: it may be replaced while
-// the fault lasts, and then this fault may be the last to use what comes.
+// Where somebody else's fq is used there is a record too: it may be replaced
+// while the fault lasts, and then this fault may be the last to use what comes.
 //
 // The namespace has to be open as long as the Hold is used. The errors are
 // those of Look.
@@ -70,9 +69,10 @@ func Resume(ns *netns.Namespace, record Root, undone fault.Undone) *Hold {
 }
 
 // Make sees to it that there is an fq at the root that can hold what Params
-// say, and returns its limits. The program is attached to the egress by now. A fault that calls
-// it again (fault.Injection.Refresh) gets back an fq that somebody has
-// removed meanwhile, and one for queues that the device has got since.
+// say, and returns its limits. The program is attached to the egress by now. A
+// fault that calls it again (fault.Injection.Refresh) gets back an fq that
+// somebody has removed meanwhile, and one for queues that the device has got
+// since.
 //
 // Limits of an fq of ours that is there already only grow. One that is
 // somebody else's is not touched: a delay beyond its horizon is
@@ -236,8 +236,6 @@ func (h *Hold) Drops() (uint64, error) {
 	return uint64(tree[0].statistics.Drops), nil
 }
 
-// Undo implements fault.Undone: Root.Undo of the record.
+// Undo implements fault.Undone: Root.Undo of the record. It takes the fault's
+// programs off the interface.
 func (h *Hold) Undo(ctx context.Context) error { return h.undone.Undo(ctx) }
-
-// gone tells whether an error is that the interface or namespace has ended.
-func gone(err error) bool { return errors.Is(err, fault.ErrGone) || errors.Is(err, unix.ENODEV) }

@@ -355,3 +355,18 @@ func TestForeignFQThatIsReplacedMeanwhile(t *testing.T) {
 		d.clean(before)
 	})
 }
+
+// A leaf that somebody has made since is left as it is by an undo that comes
+// again.
+func TestLeafOfSomebodyElseIsLeftAlone(t *testing.T) {
+	needs(t, kernel.FQ)
+	d := newDevice(t, hooks(t)[0], "quad0", "tc qdisc add dev DEV root handle 5: mq", "tc qdisc replace dev DEV parent 5:2 handle 12: fq_codel")
+	record := d.record()
+	a := d.actor(record)
+	a.steps(t, begun...)
+	a.steps(t, "undo")
+	d.run("tc qdisc replace dev DEV parent 5:2 handle 22: pfifo_fast")
+	before := d.dump()
+	d.revert(record)
+	d.unchanged(before)
+}
