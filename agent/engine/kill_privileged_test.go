@@ -25,6 +25,7 @@ import (
 	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/network"
+	"faultline.dev/faultline/faults/qdisc"
 	"faultline.dev/faultline/test/env"
 	"faultline.dev/faultline/test/vm/kernels"
 )
@@ -236,6 +237,9 @@ func (a *arena) nothingLeft() error {
 	for _, r := range remnants {
 		if filter, ok := r.(network.TCFilter); ok && filter.NetNS != a.network.A.Inode() {
 			continue // of another test on this machine
+		}
+		if root, ok := r.(qdisc.Root); ok && root.NetNS != a.network.A.Inode() {
+			continue
 		}
 		if _, ok := r.(faults.ProbeCgroup); ok {
 			// It died while it probed: as revert --all, and as the next who

@@ -174,7 +174,7 @@ func (e *egress) hookAt(ctx context.Context, i iface, at place) error {
 		return err
 	}
 	if e.queue != nil && e.holds[at] == nil {
-		hold, err := qdisc.Reserve(i.namespace, i.index, e.program, e.rec)
+		hold, err := qdisc.Reserve(i.namespace, i.index, e.program, *e.queue, e.rec)
 		if err != nil {
 			return err
 		}

@@ -1,8 +1,8 @@
 // Package network holds the faults of what a cgroup sends and receives.
 //
 // Every packet of the target is decided about once, at the cgroup's own hook
-// (bpf/cgroupskb), which sees nobody else's. What is to be lost on its way out
-// as on a network is marked there and vanishes at the interface (bpf/tc).
+// (bpf/cgroupskb), which sees nobody else's. What is to be lost, held or sent
+// twice on its way out is marked there, and the interface does it (bpf/tc).
 package network
 
 import (
@@ -191,16 +191,12 @@ func (p *plan) queueChanges(i iface) ([]*v1.Change, error) {
 	if p.queue == nil {
 		return nil, nil
 	}
-	view, err := qdisc.Look(i.namespace, i.index)
+	view, err := qdisc.Look(i.namespace, i.index, *p.queue)
 	if err != nil {
 		return nil, err
 	}
 	p.warnings = append(p.warnings, view.Warnings...)
 	if view.State == qdisc.Foreign {
-		if !view.Limits.Allows(p.queue.Delay) {
-			return nil, fmt.Errorf("%s has an fq of its own that holds no packet longer than %s, so that a delay of %s is %w",
-				i, view.Limits.Horizon, p.queue.Delay, fault.ErrUnavailable)
-		}
 		return nil, nil
 	}
 	return []*v1.Change{{Object: i.String(), Action: view.Action(), Undo: view.Undo()}}, nil

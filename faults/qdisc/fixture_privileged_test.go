@@ -223,8 +223,11 @@ func newActor(ns *netns.Namespace, index int, hook string, rec fault.Recorder, i
 	return a, err
 }
 
-func (a *actor) reserve() (err error) {
-	a.hold, err = qdisc.Reserve(a.ns, a.index, a.program, a.rec)
+func (a *actor) reserve() error {
+	hold, err := qdisc.Reserve(a.ns, a.index, a.program, a.params, a.rec)
+	if err == nil {
+		a.hold = hold
+	}
 	return err
 }
 

@@ -41,9 +41,9 @@ const (
 )
 
 const (
-	leastHorizon = 10 * time.Second // the kernel's default
-	// greatestHorizon is what TCA_FQ_HORIZON can say in microseconds.
-	greatestHorizon = math.MaxUint32 * time.Microsecond
+	kernelHorizon = 10 * time.Second // the kernel's default
+	// longestHorizon is what TCA_FQ_HORIZON can say in microseconds.
+	longestHorizon = math.MaxUint32 * time.Microsecond
 )
 
 // Params are what a fault needs of fq.
@@ -75,9 +75,9 @@ func (p Params) limits() (Limits, error) {
 	if rate == 0 {
 		rate = DefaultRate
 	}
-	horizon := max(leastHorizon, 2*p.Delay+time.Second)
-	if p.Delay < 0 || p.Delay > greatestHorizon || horizon > greatestHorizon {
-		return Limits{}, fmt.Errorf("a delay of %s, as fq holds no packet longer than %s, is %w", p.Delay, greatestHorizon/2, fault.ErrUnavailable)
+	horizon := max(kernelHorizon, 2*p.Delay+time.Second)
+	if p.Delay < 0 || p.Delay > longestHorizon || horizon > longestHorizon {
+		return Limits{}, fmt.Errorf("a delay of %s, as fq holds no packet longer than %s, is %w", p.Delay, longestHorizon/2, fault.ErrUnavailable)
 	}
 	flow := uint32(min(max(2*p.Delay.Seconds()*float64(rate), flowLimitMin), flowLimitMax))
 	return Limits{Packets: flowsFull * flow, FlowPackets: flow, Horizon: horizon}, nil
@@ -103,10 +103,10 @@ func (l Limits) smaller(o Limits) Limits {
 
 // options are those of an fq of ours. The rest is the kernel's default.
 //
-//   - No pacing. With it fq slows down every TCP connection of the interface to the
-//     rate that it announces, and takes over the pacing of those that pace
-//     themselves (BBR), which stays off when fq is gone (sk_pacing_status). The
-//     stamps that faults write are obeyed all the same.
+//   - No pacing. With it fq slows down every TCP connection of the interface to
+//     the rate that it announces, and takes over the pacing of those that pace
+//     themselves (BBR), which stays off when fq is gone (sk_pacing_status in
+//     fq_classify). The stamps that faults write are obeyed all the same.
 //   - A packet whose stamp is beyond the horizon waits that long, and is not
 //     lost: a fault that delays must not become one that loses.
 //   - Packets without a socket, as orphaned clones are, are told apart by their

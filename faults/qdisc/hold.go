@@ -8,7 +8,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
@@ -18,9 +17,8 @@ import (
 // Hold is one fault's use of fq at one interface. Its methods are called one at
 // a time.
 type Hold struct {
-	ns   *netns.Namespace
-	root Root
-	// undone is nil where somebody else's fq is used.
+	ns     *netns.Namespace
+	root   Root
 	undone fault.Undone
 }
 
@@ -29,9 +27,12 @@ type Hold struct {
 // attached yet. Its name begins with ProgramTCX or ProgramCls, and it has a map
 // LeaseMap, whose deadline stays 0 until Make has returned.
 //
+// Where somebody else's fq is used there is a record too: it may be replaced
+// while the fault lasts, and then this fault may be the last to use what comes.
+//
 // The namespace has to be open as long as the Hold is used. The errors are
 // those of Look.
-func Reserve(ns *netns.Namespace, index int, program *ebpf.Program, rec fault.Recorder) (*Hold, error) {
+func Reserve(ns *netns.Namespace, index int, program *ebpf.Program, params Params, rec fault.Recorder) (*Hold, error) {
 	lease, err := leaseOf(program)
 	if err != nil {
 		return nil, err
@@ -40,16 +41,13 @@ func Reserve(ns *netns.Namespace, index int, program *ebpf.Program, rec fault.Re
 	if err != nil {
 		return nil, err
 	}
-	view, err := Look(ns, index)
+	view, err := Look(ns, index, params)
 	if err != nil {
 		return nil, err
 	}
 	h := &Hold{ns: ns, root: Root{
 		NetNS: ns.Inode, Interface: at.Attrs().Name, Index: index, Mark: view.mark, Lease: lease,
 	}}
-	if view.State == Foreign {
-		return h, nil
-	}
 	if view.mark == MarkExplicit {
 		h.root.Before = view.Tree
 		// From the moment at which it is attached: who has told so far may leave.
@@ -71,9 +69,10 @@ func Resume(ns *netns.Namespace, record Root, undone fault.Undone) *Hold {
 }
 
 // Make sees to it that there is an fq at the root that can hold what Params
-// say, and returns its limits. The program is attached to the egress by now. A fault that calls
-// it again (fault.Injection.Refresh) gets back an fq that somebody has
-// removed meanwhile, and one for queues that the device has got since.
+// say, and returns its limits. The program is attached to the egress by now. A
+// fault that calls it again (fault.Injection.Refresh) gets back an fq that
+// somebody has removed meanwhile, and one for queues that the device has got
+// since.
 //
 // Limits of an fq of ours that is there already only grow. One that is
 // somebody else's is not touched: a delay beyond its horizon is
@@ -112,9 +111,9 @@ func (h *Hold) make(params Params, wanted Limits) (Limits, error) {
 		return Limits{}, err
 	}
 	if view.State == Foreign {
-		return h.foreign(view, params)
+		return view.Limits, view.allows(params)
 	}
-	if h.undone == nil || view.mark != h.root.Mark || view.mark == MarkExplicit && !view.Tree.same(h.root.Before) {
+	if view.mark != h.root.Mark || view.mark == MarkExplicit && !view.Tree.same(h.root.Before) {
 		return Limits{}, refused("its qdisc was replaced meanwhile (there is %s)", view.current.kind())
 	}
 	if view.State != Shared {
@@ -132,15 +131,6 @@ func (h *Hold) attached(users []user) bool {
 		}
 	}
 	return false
-}
-
-// foreign is for an fq that is used as it is. The record, if there is one from
-// a time when there was none, finds nothing of ours.
-func (h *Hold) foreign(view *View, params Params) (Limits, error) {
-	if !view.Limits.Allows(params.Delay) {
-		return Limits{}, horizonError(view.Limits, params.Delay)
-	}
-	return view.Limits, nil
 }
 
 // replace makes our root.
@@ -246,13 +236,6 @@ func (h *Hold) Drops() (uint64, error) {
 	return uint64(tree[0].statistics.Drops), nil
 }
 
-// Undo implements fault.Undone: Root.Undo of the record.
-func (h *Hold) Undo(ctx context.Context) error {
-	if h.undone == nil {
-		return nil
-	}
-	return h.undone.Undo(ctx)
-}
-
-// gone tells whether an error is that the interface or namespace has ended.
-func gone(err error) bool { return errors.Is(err, fault.ErrGone) || errors.Is(err, unix.ENODEV) }
+// Undo implements fault.Undone: Root.Undo of the record. It takes the fault's
+// programs off the interface.
+func (h *Hold) Undo(ctx context.Context) error { return h.undone.Undo(ctx) }

@@ -90,7 +90,7 @@ func TestInterfaceOrNamespaceThatIsGone(t *testing.T) {
 				if err := a.make(); !errors.Is(err, fault.ErrGone) {
 					t.Error(err)
 				}
-				if _, err := qdisc.Look(d.ns, d.index); !errors.Is(err, fault.ErrGone) {
+				if _, err := qdisc.Look(d.ns, d.index, qdisc.Params{}); !errors.Is(err, fault.ErrGone) {
 					t.Error(err)
 				}
 			})
@@ -334,4 +334,39 @@ func TestLimitsGrowInPlace(t *testing.T) {
 			})
 		}
 	})
+}
+
+// One that uses somebody else's fq may come to be the last that uses ours.
+func TestForeignFQThatIsReplacedMeanwhile(t *testing.T) {
+	eachHook(t, func(t *testing.T, hook string) {
+		d := newDevice(t, hook, "eth0")
+		before := d.dump()
+		d.run("tc qdisc add dev DEV root handle 5: fq")
+		a, b := d.other(), d.other()
+		a.steps(begun...)
+		d.has("fq 5:")
+		d.run("tc qdisc del dev DEV root")
+		b.steps(begun...)
+		d.has(fqDefault)
+		b.steps("undo")
+		d.has(fqDefault)
+		a.steps("make")
+		a.steps("undo")
+		d.clean(before)
+	})
+}
+
+// A leaf that somebody has made since is left as it is by an undo that comes
+// again.
+func TestLeafOfSomebodyElseIsLeftAlone(t *testing.T) {
+	needs(t, kernel.FQ)
+	d := newDevice(t, hooks(t)[0], "quad0", "tc qdisc add dev DEV root handle 5: mq", "tc qdisc replace dev DEV parent 5:2 handle 12: fq_codel")
+	record := d.record()
+	a := d.actor(record)
+	a.steps(t, begun...)
+	a.steps(t, "undo")
+	d.run("tc qdisc replace dev DEV parent 5:2 handle 22: pfifo_fast")
+	before := d.dump()
+	d.revert(record)
+	d.unchanged(before)
 }

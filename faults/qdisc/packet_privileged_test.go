@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf/asm"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"faultline.dev/faultline/test/env"
@@ -98,6 +100,67 @@ func TestDelayedPacketsAreNotLost(t *testing.T) {
 		}
 		a.steps(t, "undo")
 		receive(packets)
+		d.clean(before)
+	})
+}
+
+// Each queue of an mq of ours delays. What waits is waited for.
+func TestEveryQueueDelays(t *testing.T) {
+	const frames = 400
+	eachHook(t, func(t *testing.T, hook string) {
+		d := newDevice(t, hook, "quad0", "tc qdisc add dev DEV root handle 5: mq")
+		before := d.dump()
+		a := d.actor(&env.Recorder{}, stamp(2*time.Second)...)
+		a.params.Delay = 2 * time.Second
+		a.steps(t, begun...)
+		received := func() (n uint64) {
+			d.env.Do(func() error {
+				l, err := netlink.LinkByName("quad1")
+				if err == nil {
+					n = l.Attrs().Statistics.RxPackets
+				}
+				return err
+			})
+			return n
+		}
+		old := received()
+		d.env.Do(func() error {
+			// From every processor, as the queue goes by it (netdev_pick_tx).
+			fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = unix.Close(fd) }()
+			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 1<<26); err != nil {
+				return err
+			}
+			frame := append([]byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5}, make([]byte, 50)...)
+			for i := range frames {
+				var one unix.CPUSet
+				one.Set(i % runtime.NumCPU())
+				if err := unix.SchedSetaffinity(0, &one); err != nil {
+					return err
+				}
+				if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: d.index, Halen: 6}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		short, cancel := context.WithCancel(t.Context())
+		cancel()
+		waiting, err := a.hold.Drain(short)
+		if err != nil || waiting == 0 {
+			t.Errorf("%d wait, %v", waiting, err)
+		}
+		t.Logf("%d wait:\n%s", waiting, d.run("tc -s qdisc show dev DEV"))
+		if left, err := a.hold.Drain(t.Context()); err != nil || left != 0 {
+			t.Errorf("%d left, %v", left, err)
+		}
+		if got := received() - old; got < frames {
+			t.Errorf("%d of %d came", got, frames)
+		}
+		a.steps(t, "undo")
 		d.clean(before)
 	})
 }

@@ -10,10 +10,10 @@ import (
 )
 
 // Remnants returns the undos of the roots that carry our mark in any network
-// namespace, and that no fault of a live process uses: one that is alive has
-// its program open. Processes of a PID namespace that can't be seen from here are not
-// found. The undo of a MarkExplicit knows what was there before as long as a
-// program is left that tells.
+// namespace, and that no fault of a live process uses: one that is alive has its
+// program open. Processes of a PID namespace that can't be seen from here are
+// not found. The undo of a MarkExplicit knows what was there before as long as
+// a program is left that tells.
 //
 // They are to be undone after the programs: one that is pinned, or in a filter,
 // uses the fq as long as its lease runs.

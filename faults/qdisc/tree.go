@@ -6,7 +6,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -101,7 +100,8 @@ type View struct {
 	// Warnings are what can't be as it was.
 	Warnings []string
 
-	// mark is the root's handle as long as it is ours.
+	name string
+	// mark is the handle that a root of ours has, or would have.
 	mark uint32
 	// current is what is there now.
 	current Tree
@@ -144,15 +144,37 @@ func (v *View) ours() string {
 
 // Look reads what is at the egress of an interface, and changes nothing. An
 // error says why a fault can't have fq there: it matches fault.ErrUnavailable
-// when what is there could not be put back, and fault.ErrGone when there is no
-// such interface.
-func Look(ns *netns.Namespace, index int) (view *View, err error) {
+// when what is there could not be put back, or allows no such delay, and
+// fault.ErrGone when there is no such interface.
+func Look(ns *netns.Namespace, index int, params Params) (view *View, err error) {
+	wanted, err := params.limits()
+	if err != nil {
+		return nil, err
+	}
 	// What another process is just putting back is not complete.
 	err = ns.Exclusively(func() error {
 		view, err = look(ns, index)
 		return err
 	})
-	return view, err
+	if err != nil {
+		return nil, err
+	}
+	if err := view.allows(params); err != nil {
+		return nil, err
+	}
+	if l := view.Limits; view.State == Foreign && (l.FlowPackets < wanted.FlowPackets || l.Packets < wanted.Packets) {
+		view.Warnings = append(view.Warnings, fmt.Sprintf("interface %s has an fq of its own, which keeps %d packets of one flow and %d in all (tc-fq(8): flow_limit, limit): more that wait at a time are lost", view.name, l.FlowPackets, l.Packets))
+	}
+	return view, nil
+}
+
+// allows refuses a delay beyond the horizon of somebody else's fq. Ours is made
+// to fit.
+func (v *View) allows(params Params) error {
+	if v.State != Foreign || v.Limits.Allows(params.Delay) {
+		return nil
+	}
+	return fmt.Errorf("a delay of %s at interface %s, whose own fq holds no packet longer than %s, is %w", params.Delay, v.name, v.Limits.Horizon, fault.ErrUnavailable)
 }
 
 // look has to be called exclusively.
@@ -202,7 +224,7 @@ func refused(format string, args ...any) error {
 }
 
 func (l looker) view(tree Tree) (*View, error) {
-	v := &View{Tree: tree, current: tree, mark: MarkDefault}
+	v := &View{Tree: tree, current: tree, name: l.link.Attrs().Name, mark: MarkDefault}
 	root := tree.root()
 	switch {
 	case root == nil:
@@ -211,7 +233,7 @@ func (l looker) view(tree Tree) (*View, error) {
 	case ours(*root):
 		return l.shared(v)
 	case allFQ(tree):
-		v.State, v.Limits, v.mark = Foreign, limitsOfTree(tree), 0
+		v.State, v.Limits = Foreign, limitsOfTree(tree)
 		return v, nil
 	}
 	if err := l.supported(tree); err != nil {
@@ -388,9 +410,4 @@ func unknownKind(err error) error {
 		return fmt.Errorf("the kernel has no qdisc fq and loaded no module sch_fq, so that it is %w", fault.ErrUnavailable)
 	}
 	return err
-}
-
-// horizonError says that a delay is too long for an fq that is not ours.
-func horizonError(limits Limits, delay time.Duration) error {
-	return fmt.Errorf("a delay of %s at an interface whose own fq holds no packet longer than %s is %w", delay, limits.Horizon, fault.ErrUnavailable)
 }

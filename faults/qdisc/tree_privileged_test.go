@@ -5,6 +5,7 @@ package qdisc_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
@@ -111,7 +112,7 @@ func TestWhatWasThereIsPutBack(t *testing.T) {
 			t.Run(tr.name, func(t *testing.T) {
 				d := tr.make(t, hook)
 				before := d.dump()
-				view, err := qdisc.Look(d.ns, d.index)
+				view, err := qdisc.Look(d.ns, d.index, qdisc.Params{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -175,23 +176,23 @@ func TestFQIsUsedAsItIs(t *testing.T) {
 			if test.byDefault != "" {
 				want = qdisc.Limits{Packets: 10_000, FlowPackets: 100, Horizon: 10 * time.Second}
 			}
-			view, err := qdisc.Look(d.ns, d.index)
-			if err != nil || view.State != qdisc.Foreign || view.Limits != want || view.Action() != "" || a.limits != want {
+			view, err := qdisc.Look(d.ns, d.index, qdisc.Params{})
+			if err != nil || view.State != qdisc.Foreign || view.Limits != want || view.Action() != "" || a.limits != want ||
+				len(view.Warnings) != 1 || !strings.Contains(view.Warnings[0], fmt.Sprintf(" %d packets", want.FlowPackets)) {
 				t.Errorf("%+v, %v, limits %+v, want %+v", view, err, a.limits, want)
 			}
 			a.params.Delay = want.Horizon
 			if err := a.make(); !errors.Is(err, fault.ErrUnavailable) || !strings.Contains(err.Error(), want.Horizon.String()) {
 				t.Errorf("a delay as long as the horizon: %v", err)
 			}
+			if err := a.reserve(); !errors.Is(err, fault.ErrUnavailable) || !strings.Contains(err.Error(), want.Horizon.String()) {
+				t.Errorf("a delay as long as the horizon: %v", err)
+			}
 			a.steps(t, "undo")
 			if open := rec.Open(); len(open) > 0 {
-				t.Errorf("recorded %v", open)
+				t.Errorf("open: %v", open)
 			}
-			if err := a.ns.Do(func() error { return nil }); err != nil {
-				t.Error(err)
-			}
-			d.run("tc qdisc del dev DEV clsact")
-			d.unchanged(before)
+			d.clean(before)
 		})
 	}
 }
@@ -248,7 +249,7 @@ func TestDefaultThatHasChangedIsRefused(t *testing.T) {
 	setDefault(t, "pfifo_fast")
 	d := newDevice(t, "cls_bpf", "tap0", "ip tuntap add tap0 mode tap", "ip link set tap0 up")
 	setDefault(t, "fq_codel")
-	if _, err := qdisc.Look(d.ns, d.index); !errors.Is(err, fault.ErrUnavailable) || !strings.Contains(err.Error(), "pfifo_fast") {
+	if _, err := qdisc.Look(d.ns, d.index, qdisc.Params{}); !errors.Is(err, fault.ErrUnavailable) || !strings.Contains(err.Error(), "pfifo_fast") {
 		t.Error(err)
 	}
 }
@@ -258,7 +259,7 @@ func TestMTUThatHasChangedIsAWarning(t *testing.T) {
 	needs(t, kernel.FQ)
 	setDefault(t, "fq_codel")
 	d := newDevice(t, "cls_bpf", "tap0", "ip tuntap add tap0 mode tap", "ip link set tap0 up", "ip link set tap0 mtu 1400")
-	view, err := qdisc.Look(d.ns, d.index)
+	view, err := qdisc.Look(d.ns, d.index, qdisc.Params{})
 	if err != nil || len(view.Warnings) != 1 || !strings.Contains(view.Warnings[0], "1500") || !strings.Contains(view.Warnings[0], "1400") {
 		t.Fatalf("%+v, %v", view, err)
 	}

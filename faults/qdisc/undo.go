@@ -63,11 +63,14 @@ func (r Root) Undo(context.Context) error {
 	defer func() { _ = ns.Close() }()
 	err = ns.Exclusively(func() error { return r.undo(ns) })
 	// It may end at any moment.
-	if errors.Is(err, fault.ErrGone) || errors.Is(err, unix.ENODEV) {
+	if gone(err) {
 		return nil
 	}
 	return err
 }
+
+// gone tells whether an error is that the interface has ended.
+func gone(err error) bool { return errors.Is(err, fault.ErrGone) || errors.Is(err, unix.ENODEV) }
 
 func (r Root) undo(ns *netns.Namespace) error {
 	at, err := linkAt(ns, r.Index)
@@ -78,9 +81,10 @@ func (r Root) undo(ns *netns.Namespace) error {
 	if err != nil {
 		return err
 	}
-	if err := leave(ns, users, r.Lease); err != nil {
-		return err
-	}
+	return errors.Join(leave(ns, users, r.Lease), r.putBack(ns, users))
+}
+
+func (r Root) putBack(ns *netns.Namespace, users []user) error {
 	tree, err := treeOf(ns, r.Index)
 	if err != nil || len(tree) == 0 {
 		return err
@@ -103,25 +107,39 @@ func (r Root) undo(ns *netns.Namespace) error {
 // toDefault deletes the root. The kernel makes its default as long as the
 // interface is up, and else as soon as it is.
 func (r Root) toDefault(ns *netns.Namespace) error {
-	err := remove(ns, r.Index, r.Mark)
-	// Somebody else has replaced it just now.
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		return r.failed(ns, fmt.Errorf("removing fq: %w", err))
+	if err := remove(ns, r.Index, r.Mark); err != nil {
+		// The kernel compares the handle: somebody else may have been faster.
+		tree, lookErr := treeOf(ns, r.Index)
+		if lookErr == nil && (len(tree) == 0 || tree[0].Handle != r.Mark) {
+			return nil
+		}
+		return r.failed(ns, errors.Join(fmt.Errorf("removing fq: %w", err), lookErr))
 	}
 	failpoint.Hit(failpoint.QdiscRestored)
 	return nil
 }
 
 // restore makes what was there again, beginning where another process has
-// ended, and compares.
+// ended, and compares. The kernel makes the leaves of an mq with it: those that
+// somebody had made stand in the place of a default, and one that somebody has
+// made there since is his.
 func (r Root) restore(ns *netns.Namespace, now Tree) error {
-	for _, q := range r.Before {
-		// The kernel makes the leaves of an mq with it.
+	theirs := map[uint32]bool{}
+	for i, q := range r.Before {
 		if q.byDefault() || now.has(q) {
 			continue
 		}
+		flags := onlyDefault
+		if i == 0 {
+			flags = instead
+		}
 		q.Options = again(q)
-		if err := put(ns, r.Index, q, instead); err != nil {
+		err := put(ns, r.Index, q, flags)
+		if i > 0 && errors.Is(err, unix.EEXIST) {
+			theirs[q.Parent] = true
+			continue
+		}
+		if err != nil {
 			return r.failed(ns, fmt.Errorf("making %s (%s) again: %w", q.Kind, name(q.Handle), err))
 		}
 		failpoint.Hit(failpoint.QdiscRestored)
@@ -131,7 +149,7 @@ func (r Root) restore(ns *netns.Namespace, now Tree) error {
 		return err
 	}
 	for _, q := range r.Before {
-		if !q.byDefault() && !after.has(q) {
+		if !q.byDefault() && !theirs[q.Parent] && !after.has(q) {
 			return r.failed(ns, fmt.Errorf("made again, %s is not what was before; now there is %s", q, after))
 		}
 	}

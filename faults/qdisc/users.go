@@ -222,7 +222,8 @@ func known(users []user, ns *netns.Namespace, index int) (tree Tree) {
 	return tree
 }
 
-// said is what the user told last: the kernel keeps the order in which maps were bound.
+// said is what the user told last: the kernel keeps the order in which maps were
+// bound.
 func (u user) said(ns *netns.Namespace, index int) (tree Tree) {
 	for _, b := range u.before {
 		if b.NetNS == ns.Inode && b.Index == index {
