@@ -153,7 +153,7 @@ func TestPrivilegedScripts(t *testing.T) {
 // TestNodeScripts are about documents, disks, journals and other processes, and
 // not about the kernel.
 func TestNodeScripts(t *testing.T) {
-	chosen(t)
+	chosen(t, "node-scripts")
 	for _, file := range scripts(t, "node") {
 		t.Run(scriptName(file), func(t *testing.T) {
 			t.Parallel()
@@ -181,7 +181,7 @@ func TestClockScripts(t *testing.T) {
 	} else if !guest {
 		t.Skip("the clock of this machine is not the test's")
 	}
-	chosen(t)
+	chosen(t, "clock-scripts")
 	for _, file := range scripts(t, "clock") {
 		t.Run(scriptName(file), func(t *testing.T) {
 			newWorld(t, filepath.Join(t.TempDir(), "state")).play(file)
@@ -191,9 +191,8 @@ func TestClockScripts(t *testing.T) {
 
 // chosen skips tests that are not about the kernel in the guests that are not
 // declared for them: they take minutes in emulation.
-func chosen(t *testing.T) {
+func chosen(t *testing.T, capability string) {
 	t.Helper()
-	const capability = "node-scripts"
 	if k, guest, err := kernels.Current(); err != nil {
 		t.Fatal(err)
 	} else if guest && !k.Supports(capability) {
