@@ -4,6 +4,7 @@ package qdisc_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/faults/qdisc"
 	"faultline.dev/faultline/test/env"
+	"faultline.dev/faultline/test/vm/kernels"
 )
 
 // Somebody else's root stands in the place of ours.
@@ -31,7 +33,7 @@ func TestRootOfSomebodyElseIsLeftAlone(t *testing.T) {
 				a.steps(t, begun...)
 				d.run("tc qdisc del dev DEV clsact")
 				if out, err := d.try("tc qdisc replace dev DEV root " + theirs); err != nil {
-					t.Skipf("not on this kernel: %s", out)
+					kernels.Missing(t, theirs, fmt.Errorf("%s", out))
 				}
 				before := d.show()
 				d.revert(record)

@@ -221,7 +221,7 @@ func TestOtherTreesAreRefusedByName(t *testing.T) {
 			d := newDevice(t, "cls_bpf", test.device)
 			for _, command := range test.commands {
 				if out, err := d.try(command); err != nil {
-					t.Skipf("not on this kernel: %s", out)
+					kernels.Missing(t, command, fmt.Errorf("%s", out))
 				}
 			}
 			// htb counts packets in its options.
