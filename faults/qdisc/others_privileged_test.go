@@ -131,8 +131,8 @@ func TestInterfaceThatWentDown(t *testing.T) {
 func TestFiltersOfOthersAreUntouched(t *testing.T) {
 	eachHook(t, func(t *testing.T, hook string) {
 		d := newDevice(t, hook, "eth0", "tc qdisc add dev DEV clsact",
-			"tc filter add dev DEV egress protocol ip prio 70 handle 3 matchall action ok",
-			"tc filter add dev DEV ingress protocol all prio 71 matchall action ok")
+			"tc filter add dev DEV egress protocol ip prio 70 handle 3 matchall classid 1:3",
+			"tc filter add dev DEV ingress protocol all prio 71 matchall classid 1:4")
 		state := func() string {
 			return d.dump() + d.run("tc filter show dev DEV egress") + d.run("tc filter show dev DEV ingress")
 		}

@@ -126,7 +126,7 @@ func TestLossIsLikeNetemToBulkTCP(t *testing.T) {
 			kernels.Missing(t, "netem", errors.New(v.missing))
 		}
 	}
-	// Near the edge of what is allowed chance decides; more rounds leave it
+	// Near the edge of what is wanted chance decides; more rounds leave it
 	// less to decide.
 	var ratio float64
 	for round := 1; round <= 12; round++ {
@@ -137,8 +137,11 @@ func TestLossIsLikeNetemToBulkTCP(t *testing.T) {
 		}
 	}
 	t.Logf("%.2f of netem's throughput", ratio)
-	if ratio < 0.7 || ratio > 1.3 {
-		t.Errorf("bulk TCP under %d %% loss had %.2f of the throughput under netem's, want 0.7 to 1.3", percent, ratio)
+	// A machine that others load is the limit after all, and 0.7 to 1.3 is what
+	// BenchmarkPathTCP shows on an idle one. A loss that the sender is told of
+	// has from 2.8 to 12 times the throughput.
+	if ratio < 0.5 || ratio > 2 {
+		t.Errorf("bulk TCP under %d %% loss had %.2f of the throughput under netem's, want 0.7 to 1.3, at least 0.5 to 2", percent, ratio)
 	}
 }
 

@@ -276,9 +276,13 @@ func (m *matrix) progress(kernel string, p *packageRun) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	verdict := "ok  "
-	if p.Problem != "" || p.count(failed) > 0 {
+	problems := p.problems(kernel)
+	if len(problems) > 0 {
 		verdict = "FAIL"
 	}
 	fmt.Fprintf(m.w, "%s  %-12s %-48s %3d passed %2d failed %2d skipped  %.1fs\n",
 		verdict, kernel, strings.TrimPrefix(p.ImportPath, "faultline.dev/"), p.count(passed), p.count(failed), p.count(skipped), p.Elapsed.Seconds())
+	for _, problem := range problems {
+		fmt.Fprintln(m.w, indent(problem))
+	}
 }

@@ -3,7 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
-	"sort"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -41,16 +42,8 @@ func (k kernelRun) problems() []string {
 	seen := map[string]bool{}
 	for _, p := range k.Packages {
 		seen[p.ImportPath] = true
-		if p.Problem != "" {
-			all = append(all, fmt.Sprintf("%s: %s; its last output:\n%s", p.ImportPath, p.Problem, indent(tail(p.Output, 30))))
-		}
-		for _, r := range p.Results {
-			switch {
-			case r.Outcome == failed:
-				all = append(all, fmt.Sprintf("%s %s failed:\n%s", p.ImportPath, r.Test, indent(tail(r.Output, 60))))
-			case r.Outcome == skipped && k.Kernel != hostKernel && !declared(r.why(), k.Kernel):
-				all = append(all, fmt.Sprintf("%s %s was skipped for a reason that test/vm/kernels.yaml does not know: %s", p.ImportPath, r.Test, r.why()))
-			}
+		for _, problem := range p.problems(k.Kernel) {
+			all = append(all, p.ImportPath+" "+problem)
 		}
 	}
 	for _, w := range k.Wanted {
@@ -64,38 +57,32 @@ func (k kernelRun) problems() []string {
 	return all
 }
 
+// problems are the reasons why a package's run on a kernel is not a success.
+func (p packageRun) problems(kernel string) (all []string) {
+	if p.Problem != "" {
+		all = append(all, fmt.Sprintf("%s; its last output:\n%s", p.Problem, indent(tail(p.Output, 30))))
+	}
+	for _, r := range p.Results {
+		switch {
+		case r.Outcome == failed:
+			all = append(all, fmt.Sprintf("%s failed:\n%s", r.Test, indent(tail(r.Output, 60))))
+		case r.Outcome == skipped && kernel != hostKernel && !declared(r.why(), kernel):
+			all = append(all, fmt.Sprintf("%s was skipped for a reason that test/vm/kernels.yaml does not know: %s", r.Test, r.why()))
+		}
+	}
+	return all
+}
+
 // declared says whether a skip is one of kernels.Missing, which asks
 // kernels.yaml what this kernel has to support and fails the test otherwise.
 func declared(why, kernel string) bool {
 	return strings.Contains(why, " is not declared for "+kernel+":")
 }
 
-// print writes what ran on each kernel, what was skipped and why, and every
-// problem in full. It returns the number of problems.
+// print writes every problem in full, why tests were skipped on each kernel, and
+// what ran there. It returns the number of problems. The names of what was
+// skipped are in the kernel's log.
 func print(w io.Writer, runs []kernelRun) int {
-	for _, k := range runs {
-		reasons := map[string][]string{}
-		for _, p := range k.Packages {
-			for _, r := range p.Results {
-				if r.Outcome == skipped {
-					reasons[r.why()] = append(reasons[r.why()], r.Test)
-				}
-			}
-		}
-		if len(reasons) == 0 {
-			continue
-		}
-		fmt.Fprintf(w, "\nskipped on %s:\n", k.Kernel)
-		sorted := make([]string, 0, len(reasons))
-		for why := range reasons {
-			sorted = append(sorted, why)
-		}
-		sort.Strings(sorted)
-		for _, why := range sorted {
-			fmt.Fprintf(w, "  %s\n    %s\n", why, strings.Join(reasons[why], "\n    "))
-		}
-	}
-
 	total := 0
 	problems := make([][]string, len(runs))
 	for i, k := range runs {
@@ -103,6 +90,23 @@ func print(w io.Writer, runs []kernelRun) int {
 		total += len(problems[i])
 		for _, p := range problems[i] {
 			fmt.Fprintf(w, "\nPROBLEM on %s: %s\n", k.Kernel, p)
+		}
+	}
+
+	for _, k := range runs {
+		reasons := map[string]int{}
+		for _, p := range k.Packages {
+			for _, r := range p.Results {
+				if r.Outcome == skipped {
+					reasons[r.why()]++
+				}
+			}
+		}
+		if len(reasons) > 0 {
+			fmt.Fprintf(w, "\nskipped on %s:\n", k.Kernel)
+		}
+		for _, why := range slices.Sorted(maps.Keys(reasons)) {
+			fmt.Fprintf(w, "  %d: %s\n", reasons[why], why)
 		}
 	}
 
