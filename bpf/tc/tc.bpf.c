@@ -54,6 +54,13 @@ enum fate {
 	DROPPED,
 };
 
+/*
+ * A stamp that is further away than this, ns, is of another clock (SO_TXTIME
+ * with CLOCK_TAI) or means nothing. It stays below fq's usual horizon of 10 s,
+ * beyond which the packet would be lost, or wait that long.
+ */
+#define LATER_MAX 5000000000ULL
+
 /* What sending says of a packet in whose place another one was dropped. */
 enum { NET_XMIT_CN = 2 };
 
@@ -125,17 +132,21 @@ static __always_inline enum fate send_off(struct __sk_buff *skb,
 	return GOES_ON;
 }
 
+/* When the packet would leave: TCP and SO_TXTIME may want it later than now. */
+static __always_inline __u64 leaves_at(struct __sk_buff *skb)
+{
+	__u64 now = bpf_ktime_get_ns(), stamp = skb->tstamp;
+
+	return stamp > now && stamp - now <= LATER_MAX ? stamp : now;
+}
+
 /* Does what was decided about a packet of the target. */
 static __always_inline enum fate carry_out(struct __sk_buff *skb,
 					   struct fl_decision *decision)
 {
-	__u64 now;
-
 	if (decision->effects & EFFECT_LOSE)
 		return VANISHES;
-	/* TCP and SO_TXTIME may want it to leave later than now. */
-	now = bpf_ktime_get_ns();
-	decision->departure = decision->hold + (skb->tstamp > now ? skb->tstamp : now);
+	decision->departure = decision->hold + leaves_at(skb);
 	if (decision->effects & EFFECT_HOLD)
 		return replace(skb, decision);
 	return let_go(skb, decision);

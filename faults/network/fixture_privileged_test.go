@@ -19,6 +19,7 @@ func TestMain(m *testing.M) {
 	env.MountBPF()
 	workloads := env.Traffic()
 	workloads["inject"] = inject
+	workloads["timed-send"] = timedSend
 	env.Main(m, workloads)
 }
 

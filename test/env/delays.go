@@ -80,8 +80,8 @@ func stampSend(in io.Reader, out *json.Encoder, args []string) error {
 	}
 }
 
-// stampReceive prints what came at each line that it reads, when nothing came
-// for the time that the line says.
+// stampReceive prints what came at each line that it reads. The line says how
+// long the first datagram is waited for, and how long each after it.
 func stampReceive(in io.Reader, out *json.Encoder, args []string) error {
 	address, err := net.ResolveUDPAddr("udp", args[0])
 	if err != nil {
@@ -97,12 +97,16 @@ func stampReceive(in io.Reader, out *json.Encoder, args []string) error {
 	if err := out.Encode("ready"); err != nil {
 		return err
 	}
-	var line string
 	for {
-		if _, err := fmt.Fscanln(in, &line); err != nil {
+		var first, next string
+		if _, err := fmt.Fscanln(in, &first, &next); err != nil {
 			return nil
 		}
-		patience, err := time.ParseDuration(line)
+		patience, err := time.ParseDuration(first)
+		if err != nil {
+			return err
+		}
+		then, err := time.ParseDuration(next)
 		if err != nil {
 			return err
 		}
@@ -124,6 +128,7 @@ func stampReceive(in io.Reader, out *json.Encoder, args []string) error {
 				return fmt.Errorf("a datagram has %d bytes", n)
 			}
 			sent := binary.BigEndian.Uint64(buffer[4:])
+			patience = then
 			arrivals = append(arrivals, Arrival{int(binary.BigEndian.Uint32(buffer)), time.Duration(now - sent), time.Duration(now)})
 		}
 		if err := out.Encode(arrivals); err != nil {
@@ -182,7 +187,8 @@ func NewSizedDelayPair(t testing.TB, n Network, from, to fault.Cgroup, address s
 // Begin sends all datagrams; End waits for those that are on their way.
 func (p DelayPair) Begin(longest time.Duration) {
 	// A busy machine may keep the sender waiting between two.
-	p.Receiver.Tell((longest + time.Second).String())
+	const gap = time.Second
+	p.Receiver.Tell(fmt.Sprintf("%s %s", longest+gap, min(longest, time.Second)+gap))
 	p.Sender.Tell("go")
 }
 
