@@ -41,30 +41,38 @@ const (
 func NewNetwork(t testing.TB) Network {
 	t.Helper()
 	n := Network{A: newNamespace(t), B: newNamespace(t)}
-	n.A.Do(func() error {
-		pair := netlink.NewVeth(netlink.NewLinkAttrs())
-		pair.Name, pair.PeerName = Veth, Veth
-		pair.PeerNamespace = netlink.NsFd(int(n.B.file.Fd()))
-		return netlink.LinkAdd(pair)
-	})
-	n.A.Do(func() error { return configure(AddressA, Address6A) })
-	n.B.Do(func() error { return configure(AddressB, Address6B) })
+	n.connect(Veth, Veth)
+	n.A.Do(func() error { return configure(Veth, AddressA, Address6A) })
+	n.B.Do(func() error { return configure(Veth, AddressB, Address6B) })
 	// A veth has carrier as soon as both ends are up, but tells a little later.
 	for _, ns := range []*Namespace{n.A, n.B} {
-		ns.Do(func() error { return Within(10*time.Second, running) })
+		ns.Do(func() error { return Within(10*time.Second, running(Veth)) })
 	}
 	return n
 }
 
-func running() error {
-	link, err := netlink.LinkByName(Veth)
-	if err != nil {
-		return err
+// connect makes a veth pair with these names in A and B.
+func (n Network) connect(a, b string) {
+	n.A.t.Helper()
+	n.A.Do(func() error {
+		pair := netlink.NewVeth(netlink.NewLinkAttrs())
+		pair.Name, pair.PeerName = a, b
+		pair.PeerNamespace = netlink.NsFd(int(n.B.file.Fd()))
+		return netlink.LinkAdd(pair)
+	})
+}
+
+func running(name string) func() error {
+	return func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		if link.Attrs().OperState != netlink.OperUp {
+			return errors.New("interface is not up")
+		}
+		return nil
 	}
-	if link.Attrs().OperState != netlink.OperUp {
-		return errors.New("interface is not up")
-	}
-	return nil
 }
 
 func newNamespace(t testing.TB) *Namespace {
@@ -92,24 +100,26 @@ func newNamespace(t testing.TB) *Namespace {
 	return &Namespace{t: t, file: m.file}
 }
 
-func configure(addresses ...string) error {
-	for _, name := range []string{"lo", Veth} {
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			return err
-		}
-		if name == Veth {
-			for _, address := range addresses {
-				if err := addAddress(link, address); err != nil {
-					return fmt.Errorf("adding %s: %w", address, err)
-				}
-			}
-		}
-		if err := netlink.LinkSetUp(link); err != nil {
-			return err
+// configure gives an interface its addresses, and sets it and lo up.
+func configure(name string, addresses ...string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	for _, address := range addresses {
+		if err := addAddress(link, address); err != nil {
+			return fmt.Errorf("adding %s: %w", address, err)
 		}
 	}
-	return nil
+	return errors.Join(up("lo"), up(name))
+}
+
+func up(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(link)
 }
 
 func addAddress(link netlink.Link, text string) error {
