@@ -69,7 +69,7 @@ var comments = map[string]string{
 	"NetworkLatency.delay":         "How long a packet is held back; above 0, at most 1m.",
 	"NetworkLatency.distribution":  "Shape of the jitter: UNIFORM (default), NORMAL, PARETO.",
 	"NetworkLatency.jitter":        "How much that varies from packet to packet, 0 up to the delay.",
-	"NetworkLatency.table":         "Path of a distribution table of tc-netem(8), instead of distribution. It is read when the fault is planned; a relative path begins at the working directory.",
+	"NetworkLatency.table":         "Path of a distribution table of tc-netem(8), instead of distribution. It is read when the fault is planned; a relative path begins at the folder of the document, and for one from stdin at the working directory.",
 	"NetworkLoss.correlation":      "Percentage: how likely a packet gets the same fate as the one before it.",
 	"NetworkLoss.gilbert_elliott":  "Loss in bursts.",
 	"NetworkLoss.percent":          "Share of the packets that are lost, above 0, at most 100.",

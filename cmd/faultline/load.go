@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"faultline.dev/faultline/api/document"
@@ -28,7 +29,30 @@ func (a *app) load(name string) (*document.Document, error) {
 		return nil, err
 	}
 	faults.Defaults(doc.Experiment)
-	return doc, nil
+	folder := ""
+	if name != "-" {
+		folder = filepath.Dir(name)
+	}
+	return doc, rebase(doc.Experiment, folder)
+}
+
+// rebase makes the paths of files that a document names absolute: they begin at
+// its folder. That of one from stdin is the working directory.
+func rebase(experiment *v1.Experiment, folder string) error {
+	for _, step := range experiment.GetSpec().GetSteps() {
+		for _, f := range step.GetFaults() {
+			latency := f.GetNetworkLatency()
+			if latency.GetTable() == "" || filepath.IsAbs(latency.GetTable()) {
+				continue
+			}
+			path, err := filepath.Abs(filepath.Join(folder, latency.GetTable()))
+			if err != nil {
+				return fmt.Errorf("looking for the folder of table %s: %w", latency.GetTable(), err)
+			}
+			latency.Table = path
+		}
+	}
+	return nil
 }
 
 // loadToRun is load for who wants to run it: this version must have every

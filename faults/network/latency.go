@@ -44,11 +44,11 @@ func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if err := p.onlyBuilt(); err != nil {
 		return nil, err
 	}
-	chosen, err := fault.Choose(ctx, req, Latency(), mechanismTCXFQ, mechanismClsFQ)
+	delay, err := dice.NewDelay(req.Seed, req.Spec.GetNetworkLatency())
 	if err != nil {
 		return nil, err
 	}
-	delay, err := dice.NewDelay(req.Seed, req.Spec.GetNetworkLatency())
+	chosen, err := fault.Choose(ctx, req, Latency(), mechanismTCXFQ, mechanismClsFQ)
 	if err != nil {
 		return nil, err
 	}

@@ -597,8 +597,8 @@ type NetworkLatency struct {
 	// Shape of the jitter: UNIFORM (default), NORMAL, PARETO.
 	Distribution Distribution `protobuf:"varint,4,opt,name=distribution,proto3,enum=faultline.v1alpha1.Distribution" json:"distribution,omitempty"`
 	// Path of a distribution table of tc-netem(8), instead of distribution. It is
-	// read when the fault is planned; a relative path begins at the working
-	// directory.
+	// read when the fault is planned; a relative path begins at the folder of the
+	// document, and for one from stdin at the working directory.
 	Table         string `protobuf:"bytes,5,opt,name=table,proto3" json:"table,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
