@@ -19,7 +19,7 @@ import (
 	"faultline.dev/faultline/faults/fault"
 )
 
-// Traffic are the workloads of UDPPair, TCPPair and DelayPair, for Main.
+// Traffic are the workloads of UDPPair, TCPPair, DelayPair and RoundTrips, for Main.
 func Traffic() map[string]Workload {
 	return map[string]Workload{
 		"udp-send":      udpSend,
@@ -28,6 +28,7 @@ func Traffic() map[string]Workload {
 		"tcp-send":      tcpSend,
 		"stamp-send":    stampSend,
 		"stamp-receive": stampReceive,
+		"round-trips":   roundTrips,
 	}
 }
 
