@@ -67,21 +67,30 @@ func TestRoundTripsAreLikeNetems(t *testing.T) {
 			neighbour := env.NewRoundTrips(t, f.network, f.neighbour)
 			injection := f.inject(network.Latency(), everything(delay, mechanism))
 			times := map[string][]time.Duration{}
-			measure := func(name string, r env.RoundTrips) {
-				times[name+" ping"] = append(times[name+" ping"], r.Ping(100, 3*time.Millisecond)...)
-				times[name+" connect"] = append(times[name+" connect"], r.Dial(50, 6*time.Millisecond)...)
+			// At the same time, so that what holds up the machine holds up all.
+			measure := func(trips map[string]env.RoundTrips) {
+				for what, begin := range map[string]func(env.RoundTrips){
+					" ping":    func(r env.RoundTrips) { r.Ping(100, 3*time.Millisecond) },
+					" connect": func(r env.RoundTrips) { r.Dial(50, 6*time.Millisecond) },
+				} {
+					for _, r := range trips {
+						begin(r)
+					}
+					for name, r := range trips {
+						times[name+what] = append(times[name+what], r.Times()...)
+					}
+				}
 			}
 			off := func(what string, q float64) time.Duration {
 				return (env.Quantile(times["our "+what], q) - env.Quantile(times["netem's "+what], q)).Abs()
 			}
 			for round := 1; round <= most; round++ {
-				measure("our", ours)
-				measure("netem's", theirs)
+				measure(map[string]env.RoundTrips{"our": ours, "netem's": theirs})
 				waited := f.throttled()
 				if waited == 0 {
 					t.Fatal("none of the target's packets waited, as fq counts")
 				}
-				measure("the neighbour's", neighbour)
+				measure(map[string]env.RoundTrips{"the neighbour's": neighbour})
 				if now := f.throttled(); now != waited {
 					t.Errorf("%d packets of the neighbour waited", now-waited)
 				}

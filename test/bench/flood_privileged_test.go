@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"runtime"
 	"testing"
@@ -23,7 +24,9 @@ const (
 )
 
 func workloads() map[string]env.Workload {
-	return map[string]env.Workload{"flood": flood, "sink": sink, "tick": tick}
+	all := env.Traffic()
+	maps.Copy(all, map[string]env.Workload{"flood": flood, "sink": sink, "tick": tick, "ask": ask})
+	return all
 }
 
 // burst is what one measurement of a sender found.

@@ -16,12 +16,15 @@ import (
 	"faultline.dev/faultline/test/vm/kernels"
 )
 
-// late delays by a mechanism what goes to iperf3's port.
-func late(mechanism string, delay time.Duration) setting {
+const iperfPort = "5201"
+
+// late delays by a mechanism what the target sends to some ports, or all
+// of it.
+func late(mechanism string, delay time.Duration, ports ...string) setting {
 	return faultOn(target, func() *v1.Fault {
 		return &v1.Fault{
 			Mechanism: mechanism,
-			Filter:    &v1.Filter{Direction: v1.Filter_EGRESS, Protocol: v1.Filter_TCP, Ports: []string{"5201"}},
+			Filter:    &v1.Filter{Direction: v1.Filter_EGRESS, Ports: ports},
 			Fault:     &v1.Fault_NetworkLatency{NetworkLatency: &v1.NetworkLatency{Delay: durationpb.New(delay)}},
 		}
 	})
@@ -38,12 +41,41 @@ func netemDelay(delay time.Duration) setting {
 func lateVariants(delay time.Duration, streams int) (variants []*bulk) {
 	for name, set := range map[string]setting{
 		withNetem:    netemDelay(delay),
-		"tcx_fq":     late("tcx_fq", delay),
-		"cls_bpf_fq": late("cls_bpf_fq", delay),
+		"tcx_fq":     late("tcx_fq", delay, iperfPort),
+		"cls_bpf_fq": late("cls_bpf_fq", delay, iperfPort),
 	} {
 		variants = append(variants, &bulk{name: name, set: set, streams: streams})
 	}
 	return variants
+}
+
+// BenchmarkLatePackets compares the packets per second that a sender gets rid of
+// when each is held for a millisecond, and what the qdisc fq in the place of the
+// interface's own costs a bystander. So few wait that no queue is full.
+func BenchmarkLatePackets(b *testing.B) {
+	const delay = time.Millisecond
+	report := newReport("latepackets", "Small datagrams that leave 1 ms later: packets per second and CPU time, of the target and of a bystander on its interface; nothing = 1")
+	report.Columns = []bench.Column{
+		{Key: "target_rate", Head: "target, rate", Digits: 2},
+		{Key: "target_cpu", Head: "target, CPU", Digits: 2},
+		{Key: "target_best", Head: "CPU, undisturbed", Digits: 2},
+		{Key: "bystander_rate", Head: "bystander, rate", Digits: 2},
+		{Key: "bystander_cpu", Head: "bystander, CPU", Digits: 2},
+		{Key: "bystander_best", Head: "CPU, undisturbed", Digits: 2},
+	}
+	report.Rows = measurePackets(b, []*variant{
+		{name: "nothing", set: nothing},
+		{name: "nothing, again", set: nothing},
+		{name: "tcx_fq", set: late("tcx_fq", delay), matches: true},
+		{name: "tcx_fq, other port", set: late("tcx_fq", delay, "7999")},
+		{name: "cls_bpf_fq", set: late("cls_bpf_fq", delay), matches: true},
+		{name: "cls_bpf_fq, other port", set: late("cls_bpf_fq", delay, "7999")},
+		{name: "fq alone", set: func(p *place) string {
+			return tries(p.network.A, "tc", "qdisc", "add", "dev", env.Veth, "root", "fq")
+		}},
+		{name: withNetem, set: netemDelay(delay)},
+	})
+	write(b, report)
 }
 
 // BenchmarkLateTCP compares the throughput of TCP that is delayed on its way

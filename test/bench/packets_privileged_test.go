@@ -21,12 +21,14 @@ import (
 )
 
 var (
-	outFlag       = flag.String("out", "", "directory for the reports")
-	roundsFlag    = flag.Int("rounds", 61, "rounds of the packet benchmarks")
-	burstFlag     = flag.Duration("burst", 20*time.Millisecond, "length of one measurement of packets")
-	tcpRoundsFlag = flag.Int("tcp.rounds", 10, "rounds of bulk TCP")
-	tcpLengthFlag = flag.Duration("tcp.length", 3*time.Second, "length of one transfer over a bare veth")
-	pathFlag      = flag.Duration("path.length", 10*time.Second, "length of one transfer over a path of 20 ms")
+	outFlag        = flag.String("out", "", "directory for the reports")
+	roundsFlag     = flag.Int("rounds", 61, "rounds of the packet benchmarks")
+	burstFlag      = flag.Duration("burst", 20*time.Millisecond, "length of one measurement of packets")
+	tcpRoundsFlag  = flag.Int("tcp.rounds", 10, "rounds of bulk TCP")
+	tcpLengthFlag  = flag.Duration("tcp.length", 3*time.Second, "length of one transfer over a bare veth")
+	tripRoundsFlag = flag.Int("trip.rounds", 20, "rounds of round trips")
+	toxiproxyFlag  = flag.String("toxiproxy", "", "path of toxiproxy-server")
+	pathFlag       = flag.Duration("path.length", 10*time.Second, "length of one transfer over a path of 20 ms")
 )
 
 func TestMain(m *testing.M) { env.Main(m, workloads()) }
@@ -99,7 +101,20 @@ func packetVariants() []*variant {
 
 // BenchmarkPackets compares what a small datagram costs its sender.
 func BenchmarkPackets(b *testing.B) {
-	variants := packetVariants()
+	report := newReport("packets", "CPU time of a small datagram, of the target and of a bystander on its interface; nothing = 1")
+	report.Columns = []bench.Column{
+		{Key: "target_cpu", Head: "target", Digits: 2},
+		{Key: "target_best", Head: "target, undisturbed", Digits: 2},
+		{Key: "bystander_cpu", Head: "bystander", Digits: 2},
+		{Key: "bystander_best", Head: "bystander, undisturbed", Digits: 2},
+	}
+	report.Rows = measurePackets(b, packetVariants())
+	write(b, report)
+}
+
+// measurePackets lets all variants send; the first is the baseline.
+func measurePackets(b *testing.B, variants []*variant) (rows []bench.Row) {
+	b.Helper()
 	prober := newProber(b)
 	var active []*variant
 	for _, v := range variants {
@@ -122,21 +137,14 @@ func BenchmarkPackets(b *testing.B) {
 			v.bystander.run(*burstFlag)
 		}
 	})
-	report := newReport("packets", "CPU time of a small datagram, of the target and of a bystander on its interface; nothing = 1")
-	report.Columns = []bench.Column{
-		{Key: "target_cpu", Head: "target", Digits: 2},
-		{Key: "target_best", Head: "target, undisturbed", Digits: 2},
-		{Key: "bystander_cpu", Head: "bystander", Digits: 2},
-		{Key: "bystander_best", Head: "bystander, undisturbed", Digits: 2},
-	}
 	base := active[0]
 	for _, v := range variants {
 		if v.missing != "" {
-			report.Rows = append(report.Rows, bench.Row{Name: v.name, Skipped: v.missing})
+			rows = append(rows, bench.Row{Name: v.name, Skipped: v.missing})
 			continue
 		}
 		v.check(b)
-		report.Rows = append(report.Rows, bench.Row{Name: v.name, Values: map[string]bench.Spread{
+		rows = append(rows, bench.Row{Name: v.name, Values: map[string]bench.Spread{
 			"target_cpu":        bench.SpreadOf(bench.Ratios(v.target.cpu(), base.target.cpu())),
 			"bystander_cpu":     bench.SpreadOf(bench.Ratios(v.bystander.cpu(), base.bystander.cpu())),
 			"target_cpu_ns":     bench.SpreadOf(v.target.cpu()),
@@ -145,9 +153,11 @@ func BenchmarkPackets(b *testing.B) {
 			"bystander_wall_ns": bench.SpreadOf(v.bystander.wall()),
 			"target_best":       bench.SpreadOf([]float64{undisturbed(v.target) / undisturbed(base.target)}),
 			"bystander_best":    bench.SpreadOf([]float64{undisturbed(v.bystander) / undisturbed(base.bystander)}),
+			"target_rate":       bench.SpreadOf(bench.Ratios(base.target.wall(), v.target.wall())),
+			"bystander_rate":    bench.SpreadOf(bench.Ratios(base.bystander.wall(), v.bystander.wall())),
 		}})
 	}
-	write(b, report)
+	return rows
 }
 
 // undisturbed is the CPU time per packet that a quarter of the bursts stayed

@@ -183,18 +183,20 @@ func NewRoundTrips(t testing.TB, n Network, cgroup fault.Cgroup) RoundTrips {
 	return RoundTrips{process}
 }
 
-// Ping measures that many ICMP echoes, of which one is sent each interval.
-func (r RoundTrips) Ping(count int, interval time.Duration) []time.Duration {
-	return r.measure("ping", count, interval)
-}
+// Ping begins to measure that many ICMP echoes, of which one is sent each
+// interval; Times returns them.
+func (r RoundTrips) Ping(count int, interval time.Duration) { r.measure("ping", count, interval) }
 
-// Dial measures how long TCP takes to connect, that many times.
-func (r RoundTrips) Dial(count int, interval time.Duration) []time.Duration {
-	return r.measure("dial", count, interval)
-}
+// Dial begins to measure how long TCP takes to connect, that many times; Times
+// returns them.
+func (r RoundTrips) Dial(count int, interval time.Duration) { r.measure("dial", count, interval) }
 
-func (r RoundTrips) measure(how string, count int, interval time.Duration) (times []time.Duration) {
+func (r RoundTrips) measure(how string, count int, interval time.Duration) {
 	r.process.Tell(fmt.Sprintf("%s %d %s", how, count, interval))
+}
+
+// Times waits for what was begun last.
+func (r RoundTrips) Times() (times []time.Duration) {
 	r.process.Read(&times)
 	return times
 }
