@@ -89,6 +89,11 @@ enum tc_action {
 	TC_ACT_REDIRECT = 7,
 };
 
+/* The clocks of bpf_skb_set_tstamp. */
+enum {
+	BPF_SKB_TSTAMP_DELIVERY_MONO = 1,
+};
+
 enum {
 	ETH_P_IP = 0x0800,
 	ETH_P_IPV6 = 0x86dd,

@@ -34,6 +34,7 @@ type ObjectsFlTcConfig struct {
 	Run    uint32
 	Fault  uint32
 	Levels uint32
+	Clocks uint32
 }
 
 // Names of all BPF objects in the ELF.

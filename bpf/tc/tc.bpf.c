@@ -31,8 +31,10 @@ struct fl_tc_config {
 	__u32 fault;
 	/* Bit n: some target is at level n of the hierarchy. */
 	__u32 levels;
+	/* The kernel has bpf_skb_set_tstamp (5.18). */
+	__u32 clocks;
 };
-_Static_assert(sizeof(struct fl_tc_config) == 12, "known to Go");
+_Static_assert(sizeof(struct fl_tc_config) == 16, "known to Go");
 
 volatile const struct fl_tc_config fl_tc_config;
 
@@ -79,6 +81,18 @@ static __always_inline int of_target(struct __sk_buff *skb)
 	return 0;
 }
 
+/*
+ * Says when the packet may leave, in the clock of fq. A packet with a time of its
+ * sender's says in which clock that is, and the copy does too; fq of Linux 7 goes
+ * by it.
+ */
+static __always_inline void stamp(struct __sk_buff *skb, __u64 departure)
+{
+	skb->tstamp = departure;
+	if (fl_tc_config.clocks)
+		bpf_skb_set_tstamp(skb, departure, BPF_SKB_TSTAMP_DELIVERY_MONO);
+}
+
 /* Sends a copy without a socket, which comes by here too. */
 static __always_inline long send_copy(struct __sk_buff *skb)
 {
@@ -115,7 +129,7 @@ static __always_inline enum fate let_go(struct __sk_buff *skb,
 		fate = SPARED;
 	skb->mark = decision->mark;
 	if (decision->effects & EFFECT_SHAPE)
-		skb->tstamp = decision->departure;
+		stamp(skb, decision->departure);
 	return fate;
 }
 
@@ -128,7 +142,7 @@ static __always_inline enum fate send_off(struct __sk_buff *skb,
 		return GOES_ON;
 	skb->mark = decision->mark;
 	if (decision->effects & (EFFECT_HOLD | EFFECT_SHAPE))
-		skb->tstamp = decision->departure;
+		stamp(skb, decision->departure);
 	return GOES_ON;
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/cgroupskb"
@@ -190,6 +192,9 @@ func (in *injection) loadHook() error {
 	config := tc.ObjectsFlTcConfig{Run: in.wire.run, Fault: in.number}
 	for _, cgroup := range in.plan.req.Cgroups {
 		config.Levels |= 1 << cgroup.Level
+	}
+	if features.HaveProgramHelper(ebpf.SchedCLS, asm.FnSkbSetTstamp) == nil {
+		config.Clocks = 1
 	}
 	if err := spec.Variables[tc.ObjectsVarFlTcConfig].Set(config); err != nil {
 		return fmt.Errorf("configuring programs: %w", err)
