@@ -37,6 +37,14 @@ func netemDelay(delay time.Duration) setting {
 	}
 }
 
+// onlyQdisc puts a qdisc on the interface, which has none by itself, and nothing
+// else; fq_codel is what network cards have by default.
+func onlyQdisc(kind string) setting {
+	return func(p *place) string {
+		return tries(p.network.A, "tc", "qdisc", "add", "dev", env.Veth, "root", kind)
+	}
+}
+
 // lateVariants are one delay by netem and by each mechanism.
 func lateVariants(delay time.Duration, streams int) (variants []*bulk) {
 	for name, set := range map[string]setting{
@@ -70,9 +78,8 @@ func BenchmarkLatePackets(b *testing.B) {
 		{name: "tcx_fq, other port", set: late("tcx_fq", delay, "7999")},
 		{name: "cls_bpf_fq", set: late("cls_bpf_fq", delay), matches: true},
 		{name: "cls_bpf_fq, other port", set: late("cls_bpf_fq", delay, "7999")},
-		{name: "fq alone", set: func(p *place) string {
-			return tries(p.network.A, "tc", "qdisc", "add", "dev", env.Veth, "root", "fq")
-		}},
+		{name: "fq alone", set: onlyQdisc("fq")},
+		{name: "fq_codel alone", set: onlyQdisc("fq_codel")},
 		{name: withNetem, set: netemDelay(delay)},
 	})
 	write(b, report)

@@ -35,6 +35,8 @@ func BenchmarkRoundTrips(b *testing.B) {
 		{name: "netem, again", set: netemDelay(delay)},
 		{name: "tcx_fq", set: late("tcx_fq", delay)},
 		{name: "cls_bpf_fq", set: late("cls_bpf_fq", delay)},
+		{name: "fq alone", set: onlyQdisc("fq")},
+		{name: "fq_codel alone", set: onlyQdisc("fq_codel")},
 	}
 	prober := newProber(b)
 	var active []*tripVariant
@@ -82,7 +84,7 @@ func measureTrips(active []*tripVariant) {
 		v.pings, v.pingHalf = append(v.pings, times...), append(v.pingHalf, half(times))
 	}
 	for _, v := range active {
-		v.target.Dial(50, 16*time.Millisecond)
+		v.target.Dial(25, 60*time.Millisecond)
 	}
 	for _, v := range active {
 		times := v.target.Times()
