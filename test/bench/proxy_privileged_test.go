@@ -72,6 +72,9 @@ func askAll(connections []net.Conn, length time.Duration) (result asked, err err
 	times, errs := make([][]time.Duration, len(connections)), make([]error, len(connections))
 	start := time.Now()
 	for i, c := range connections {
+		if err := c.SetDeadline(start.Add(length + time.Minute)); err != nil {
+			return result, err
+		}
 		all.Go(func() {
 			message := make([]byte, requestSize)
 			for time.Since(start) < length {
