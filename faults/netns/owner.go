@@ -15,11 +15,11 @@ import (
 )
 
 // Stranger returns a process that lives in the namespace and in none of the
-// cgroups, as its PID and name; "" where all are theirs. This process counts as
-// one of them: it enters namespaces thread by thread. Processes of a PID
+// cgroups, as its PID and name; "" where all are theirs. One that has only sent a
+// thread there, as agents do, does not live there. Processes of a PID
 // namespace that can't be seen from here are not found.
 func (n *Namespace) Stranger(cgroups []fault.Cgroup) (string, error) {
-	known := map[int]bool{os.Getpid(): true}
+	known := map[int]bool{}
 	for _, cgroup := range cgroups {
 		pids, err := cgroup.Processes()
 		if errors.Is(err, fault.ErrGone) {
@@ -32,18 +32,16 @@ func (n *Namespace) Stranger(cgroups []fault.Cgroup) (string, error) {
 			known[pid] = true
 		}
 	}
-	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	paths, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return "", err
 	}
-	for _, path := range paths {
-		dir := filepath.Dir(filepath.Dir(path))
+	for _, dir := range paths {
 		pid, err := strconv.Atoi(filepath.Base(dir))
 		if err != nil || known[pid] {
 			continue
 		}
-		var stat unix.Stat_t
-		if unix.Stat(path, &stat) != nil || stat.Ino != n.Inode {
+		if !n.resident(dir) {
 			continue
 		}
 		name, err := os.ReadFile(filepath.Join(dir, "comm"))
@@ -56,4 +54,19 @@ func (n *Namespace) Stranger(cgroups []fault.Cgroup) (string, error) {
 		return fmt.Sprintf("%d (%s)", pid, strings.TrimSpace(string(name))), nil
 	}
 	return "", nil
+}
+
+// resident tells whether all threads of a process are in the namespace.
+func (n *Namespace) resident(dir string) bool {
+	threads, err := filepath.Glob(dir + "/task/[0-9]*/ns/net")
+	if err != nil || len(threads) == 0 {
+		return false
+	}
+	for _, thread := range threads {
+		var stat unix.Stat_t
+		if unix.Stat(thread, &stat) != nil || stat.Ino != n.Inode {
+			return false
+		}
+	}
+	return true
 }

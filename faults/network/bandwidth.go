@@ -35,7 +35,7 @@ func Bandwidth() fault.Kind {
 			{
 				Name:    mechanismTBF,
 				Summary: "cgroup_skb steers the packets into a class that holds tbf, behind a journal record; for a target with a network namespace of its own",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.TBF},
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Prio, kernel.TBF},
 			},
 		},
 		Example: `target: {cgroup: /shop/checkout}

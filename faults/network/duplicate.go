@@ -31,7 +31,7 @@ func Duplicate() fault.Kind {
 			{
 				Name:    mechanismNetem,
 				Summary: "cgroup_skb steers the packets into a class that holds netem, behind a journal record; for a target with a network namespace of its own",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Netem},
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Prio, kernel.Netem},
 			},
 		},
 		Example: `target: {cgroup: /shop/checkout}
