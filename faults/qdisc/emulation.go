@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -106,8 +107,7 @@ func (t TokenBucket) options(longest uint32) ([]byte, error) {
 	// struct tc_tbf_qopt: two of struct tc_ratespec, then limit, buffer, mtu. A
 	// rate of more than 32 bits is in its attribute.
 	rate := binary.NativeEndian.AppendUint32([]byte{0, ethernet, 0, 0, 0, 0, 0, 0}, uint32(min(t.Rate, math.MaxUint32)))
-	parameters := append(rate, make([]byte, len(rate))...)
-	parameters = append(parameters, words(limit, 0, 0)...)
+	parameters := slices.Concat(rate, make([]byte, len(rate)), words(limit, 0, 0))
 	options := attribute(tbfParameters, parameters)
 	options = append(options, attribute(tbfBurst, words(burst))...)
 	if t.Rate > math.MaxUint32 {
