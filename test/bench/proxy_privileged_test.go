@@ -4,6 +4,7 @@ package bench_test
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,9 @@ import (
 
 // loopback is where the proxy listens, beside its client.
 const loopback = "127.0.0.1"
+
+// pourPort is that of bulk TCP.
+const pourPort = "7001"
 
 // requestSize is that of a request, and of its answer, in bytes.
 const requestSize = 128
@@ -97,11 +101,84 @@ func askAll(connections []net.Conn, length time.Duration) (result asked, err err
 	return result, errors.Join(errs...)
 }
 
+// poured is what a server got over one connection, and in what time.
+type poured struct {
+	Bytes int64
+	Took  time.Duration
+}
+
+// drain reads what comes to args[0] over one connection after the other, each to
+// its end, and says how much it was.
+func drain(_ io.Reader, out *json.Encoder, args []string) error {
+	listener, err := net.Listen("tcp", args[0])
+	if err != nil {
+		return err
+	}
+	if err := out.Encode("ready"); err != nil {
+		return err
+	}
+	for {
+		connection, err := listener.Accept()
+		if err != nil {
+			return err
+		}
+		start := time.Now()
+		// Far longer than a transfer, with what waits in a proxy.
+		if err := connection.SetDeadline(start.Add(5 * time.Minute)); err != nil {
+			return err
+		}
+		n, err := io.Copy(io.Discard, connection)
+		if err := errors.Join(err, connection.Close()); err != nil {
+			return err
+		}
+		if err := out.Encode(poured{n, time.Since(start)}); err != nil {
+			return err
+		}
+	}
+}
+
+// pour sends as much as it can to args[0] for each duration that it reads. iperf3
+// can't be used: through toxiproxy it waits for ever on a slow machine.
+func pour(in io.Reader, out *json.Encoder, args []string) error {
+	if err := out.Encode("ready"); err != nil {
+		return err
+	}
+	var line string
+	for {
+		if _, err := fmt.Fscanln(in, &line); err != nil {
+			return nil
+		}
+		length, err := time.ParseDuration(line)
+		if err != nil {
+			return err
+		}
+		if err := pourOnce(args[0], length); err != nil {
+			return err
+		}
+	}
+}
+
+func pourOnce(address string, length time.Duration) error {
+	connection, err := net.Dial("tcp", address)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	chunk := make([]byte, 64<<10)
+	for err == nil && time.Since(start) < length {
+		_, err = connection.Write(chunk)
+	}
+	return errors.Join(err, connection.Close())
+}
+
 // proxied is one row of BenchmarkProxy: requests and bulk TCP.
 type proxied struct {
 	bulk
-	client *env.Process
-	times  []time.Duration
+	// address to which the client connects; "" for the server's.
+	address       string
+	asker         *env.Process
+	pourer, drain *env.Process
+	times         []time.Duration
 	// Of each round, in requests per second.
 	asked []float64
 }
@@ -114,7 +191,7 @@ func toxiproxy(delay time.Duration) setting {
 			return "no toxiproxy-server was named"
 		}
 		env.StartProgram(p.b, p.bystander, p.network.A, *toxiproxyFlag, "-host", loopback, "-port", "8474")
-		for _, port := range []string{portText, iperfPort} {
+		for _, port := range []string{portText, pourPort} {
 			p.post("/proxies", map[string]any{
 				"name": port, "listen": net.JoinHostPort(loopback, port),
 				"upstream": net.JoinHostPort(env.AddressB, port), "enabled": true,
@@ -172,15 +249,15 @@ func BenchmarkProxy(b *testing.B) {
 		delay       = 50 * time.Millisecond
 		connections = 64
 	)
-	ports := []string{portText, iperfPort}
+	ports := []string{portText, pourPort}
 	variants := []*proxied{
 		{bulk: bulk{name: withNetem, set: netemDelay(delay)}},
 		{bulk: bulk{name: "netem, again", set: netemDelay(delay)}},
 		{bulk: bulk{name: "tcx_fq", set: late("tcx_fq", delay, ports...)}},
 		{bulk: bulk{name: "cls_bpf_fq", set: late("cls_bpf_fq", delay, ports...)}},
-		{bulk: bulk{name: "toxiproxy", set: toxiproxy(delay), address: loopback}},
+		{bulk: bulk{name: "toxiproxy", set: toxiproxy(delay)}, address: loopback},
 		{bulk: bulk{name: "no delay", set: nothing}},
-		{bulk: bulk{name: "toxiproxy, no delay", set: toxiproxy(0), address: loopback}},
+		{bulk: bulk{name: "toxiproxy, no delay", set: toxiproxy(0)}, address: loopback},
 	}
 	var all []*bulk
 	for _, v := range variants {
@@ -192,24 +269,35 @@ func BenchmarkProxy(b *testing.B) {
 		if v.missing != "" {
 			continue
 		}
-		var ready string
-		env.Start(b, v.place.receiver, v.place.network.B, "tcp-serve", net.JoinHostPort(env.AddressB, portText)).Read(&ready)
-		address := env.AddressB
-		if v.address != "" {
-			address = v.address
+		address := cmp.Or(v.address, env.AddressB)
+		serve := func(workload, port string) *env.Process {
+			var ready string
+			p := env.Start(b, v.place.receiver, v.place.network.B, workload, net.JoinHostPort(env.AddressB, port))
+			p.Read(&ready)
+			return p
 		}
-		v.client = env.Start(b, v.place.target, v.place.network.A, "ask", net.JoinHostPort(address, portText), strconv.Itoa(connections))
-		v.client.Read(&ready)
+		client := func(workload, port string, args ...string) *env.Process {
+			var ready string
+			p := env.Start(b, v.place.target, v.place.network.A, workload, append([]string{net.JoinHostPort(address, port)}, args...)...)
+			p.Read(&ready)
+			return p
+		}
+		serve("tcp-serve", portText)
+		v.drain = serve("drain", pourPort)
+		v.asker, v.pourer = client("ask", portText, strconv.Itoa(connections)), client("pour", pourPort)
 		active = append(active, v)
 	}
 	bench.Interleave(*tcpRoundsFlag, len(active), func(i int) {
 		v := active[i]
 		var result asked
-		v.client.Tell(tcpLengthFlag.String())
-		v.client.Read(&result)
+		v.asker.Tell(tcpLengthFlag.String())
+		v.asker.Read(&result)
 		v.times = append(v.times, result.Times...)
 		v.asked = append(v.asked, float64(len(result.Times))/result.Wall.Seconds())
-		v.keep(v.start(b, *tcpLengthFlag).finish(b))
+		var bulk poured
+		v.pourer.Tell(tcpLengthFlag.String())
+		v.drain.Read(&bulk)
+		v.rates = append(v.rates, 8*float64(bulk.Bytes)/bulk.Took.Seconds())
 	})
 	report := newReport("proxy", "A delay of 50 ms beside that of a TCP proxy: requests over 64 connections, and bulk TCP; rates are ratios to netem's")
 	report.Rounds = *tcpRoundsFlag

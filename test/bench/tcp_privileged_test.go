@@ -3,7 +3,6 @@
 package bench_test
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"strconv"
@@ -35,8 +34,6 @@ type bulk struct {
 	missing string
 	// streams at a time; 0 for one.
 	streams int
-	// address of the server; "" for B's.
-	address string
 	// Of each round.
 	rates, retransmits, windows, roundTrips []float64
 }
@@ -257,7 +254,7 @@ func (v *bulk) start(b testing.TB, length time.Duration) *bulkClient {
 	for !strings.Contains(server.Line(), "listening") {
 		continue
 	}
-	client := env.StartProgram(b, v.place.target, v.place.network.A, "iperf3", "--client", cmp.Or(v.address, env.AddressB),
+	client := env.StartProgram(b, v.place.target, v.place.network.A, "iperf3", "--client", env.AddressB,
 		"--time", strconv.Itoa(max(1, int(length.Seconds()))), "--parallel", strconv.Itoa(max(1, v.streams)), "--interval", "0", "--json")
 	return &bulkClient{v.name, client, server}
 }
