@@ -54,6 +54,9 @@ enum fate {
 	DROPPED,
 };
 
+/* Turns the hash of a flow into that of another one. */
+enum { OTHER_FLOW = 0x3b9aca07 };
+
 /* What sending says of a packet in whose place another one was dropped. */
 enum { NET_XMIT_CN = 2 };
 
@@ -120,8 +123,13 @@ static __always_inline enum fate send_off(struct __sk_buff *skb,
 	if (bpf_skb_cgroup_id(skb))
 		return GOES_ON;
 	skb->mark = decision->mark;
-	if (decision->effects & (EFFECT_HOLD | EFFECT_SHAPE))
+	if (decision->effects & (EFFECT_HOLD | EFFECT_SHAPE | EFFECT_REORDER))
 		skb->tstamp = decision->departure;
+	/* fq lets nothing of a flow pass what waits of it; the others of a socket
+	 * that is not connected are of the flow of their hash too. */
+	if (decision->effects & EFFECT_REORDER)
+		bpf_set_hash(skb, bpf_get_hash_recalc(skb) ^ OTHER_FLOW);
+	decision->effects |= HELD;
 	return GOES_ON;
 }
 
@@ -135,8 +143,12 @@ static __always_inline enum fate carry_out(struct __sk_buff *skb,
 		return VANISHES;
 	/* TCP and SO_TXTIME may want it to leave later than now. */
 	now = bpf_ktime_get_ns();
-	decision->departure = decision->hold + (skb->tstamp > now ? skb->tstamp : now);
-	if (decision->effects & EFFECT_HOLD)
+	if (now < skb->tstamp)
+		now = skb->tstamp;
+	if (now < decision->after)
+		now = decision->after;
+	decision->departure = decision->hold + now;
+	if (decision->effects & (EFFECT_HOLD | EFFECT_REORDER))
 		return replace(skb, decision);
 	return let_go(skb, decision);
 }

@@ -19,6 +19,7 @@ func TestMain(m *testing.M) {
 	env.MountBPF()
 	workloads := env.Traffic()
 	workloads["inject"] = inject
+	workloads["pour"] = pour
 	env.Main(m, workloads)
 }
 
