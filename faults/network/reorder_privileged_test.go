@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -162,6 +163,9 @@ func TestReorderLeavesTheStreamWhole(t *testing.T) {
 				return err
 			})
 			t.Cleanup(func() { _ = listener.Close() })
+			var ready, want string
+			source := env.Start(t, f.target, f.network.A, "pour", env.AddressB+":7000", size)
+			source.Read(&ready)
 			spec := falling(mechanism, 20, 2)
 			spec.Filter.Protocol = v1.Filter_TCP
 			latency := late(20 * time.Millisecond)
@@ -169,8 +173,7 @@ func TestReorderLeavesTheStreamWhole(t *testing.T) {
 			f.run = &fault.Commons{}
 			f.inject(network.Latency(), latency)
 			injection := f.inject(network.Reorder(), spec)
-			var want string
-			source := env.Start(t, f.target, f.network.A, "pour", env.AddressB+":7000", size)
+			source.Tell("go")
 			connection, err := listener.Accept()
 			if err != nil {
 				t.Fatal(err)
@@ -198,8 +201,14 @@ func TestReorderLeavesTheStreamWhole(t *testing.T) {
 }
 
 // pour sends args[1] random bytes to args[0] and prints what SHA-256 makes of
-// them.
-func pour(_ io.Reader, out *json.Encoder, args []string) error {
+// them, when it is told to.
+func pour(in io.Reader, out *json.Encoder, args []string) error {
+	if err := out.Encode("ready"); err != nil {
+		return err
+	}
+	if _, err := fmt.Fscanln(in, new(string)); err != nil {
+		return err
+	}
 	connection, err := net.Dial("tcp", args[0])
 	if err != nil {
 		return err
@@ -310,7 +319,8 @@ func (r reordered) agrees(injection fault.Injection, matched uint64) {
 	if counters.Matched != matched || counters.Injected+counters.Missed != uint64(len(r.chosen)) {
 		r.t.Errorf("counted %+v of %d packets, of which %d were chosen", counters, matched, len(r.chosen))
 	}
-	if missed := int(counters.Missed); missed > len(r.chosen)/10 {
+	// A sender that stands still for a while lets nothing pass.
+	if missed := int(counters.Missed); missed > len(r.chosen)/4 {
 		r.t.Errorf("%d of %d were passed by none", missed, len(r.chosen))
 	}
 }
