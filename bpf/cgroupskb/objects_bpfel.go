@@ -61,7 +61,7 @@ type ObjectsFlConfig struct {
 	Run     uint32
 	Fault   uint32
 	Observe uint32
-	Pad     uint32
+	Class   uint32
 }
 
 type ObjectsFlDecision struct {
@@ -177,6 +177,7 @@ const (
 	ObjectsProgFlHoldEgress  = "fl_hold_egress"
 	ObjectsProgFlLoseEgress  = "fl_lose_egress"
 	ObjectsProgFlShapeEgress = "fl_shape_egress"
+	ObjectsProgFlSteerEgress = "fl_steer_egress"
 	ObjectsVarFlConfig       = "fl_config"
 )
 
@@ -229,6 +230,7 @@ type ObjectsProgramSpecs struct {
 	FlHoldEgress  *ebpf.ProgramSpec `ebpf:"fl_hold_egress"`
 	FlLoseEgress  *ebpf.ProgramSpec `ebpf:"fl_lose_egress"`
 	FlShapeEgress *ebpf.ProgramSpec `ebpf:"fl_shape_egress"`
+	FlSteerEgress *ebpf.ProgramSpec `ebpf:"fl_steer_egress"`
 }
 
 // ObjectsMapSpecs contains maps before they are loaded into the kernel.
@@ -325,6 +327,7 @@ type ObjectsPrograms struct {
 	FlHoldEgress  *ebpf.Program `ebpf:"fl_hold_egress"`
 	FlLoseEgress  *ebpf.Program `ebpf:"fl_lose_egress"`
 	FlShapeEgress *ebpf.Program `ebpf:"fl_shape_egress"`
+	FlSteerEgress *ebpf.Program `ebpf:"fl_steer_egress"`
 }
 
 func (p *ObjectsPrograms) Close() error {
@@ -336,6 +339,7 @@ func (p *ObjectsPrograms) Close() error {
 		p.FlHoldEgress,
 		p.FlLoseEgress,
 		p.FlShapeEgress,
+		p.FlSteerEgress,
 	)
 }
 
