@@ -163,6 +163,8 @@ func TestValidateFault(t *testing.T) {
 		with("networkDuplicate: {}"):                                                                    "networkDuplicate.percent: is missing or 0; give how many of 100 packets are sent twice, above 0, at most 100",
 		with("networkCorrupt: {percent: -3}"):                                                           "networkCorrupt.percent: -3 is no percentage; allowed is 0 to 100",
 		with("networkReorder: {percent: 3, correlation: 1e3}"):                                          "networkReorder.correlation: 1000 is no percentage; allowed is 0 to 100",
+		with("networkReorder: {percent: 3, gap: 101}"):                                                  "networkReorder.gap: is 101; allowed is 0 to 100",
+		with("networkReorder: {percent: 3, gap: 100}"):                                                  "",
 		with("networkBandwidth: {burst: 1KiB}, rate: {every: 2}"):                                       "networkBandwidth.rate: is missing or 0; give bits per second, such as 10Mbit (networkPartition lets nothing through)\nrate: has no meaning for networkBandwidth, which does not choose among events",
 		with("networkBandwidth: {rate: 7}"):                                                             "networkBandwidth.rate: is 7bit; at least 8bit are allowed",
 		with("socketError: {}"):                                                                         "socketError.operations: is missing; give at least one of CONNECT, BIND, LISTEN, ACCEPT, SEND, RECV, GETSOCKOPT, SETSOCKOPT\nsocketError.errno: is missing; give the name of an error of errno(3), such as EIO",

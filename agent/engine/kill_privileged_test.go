@@ -55,6 +55,7 @@ var scenarios = []scenario{
 	{"latency by cls_bpf_fq", needs(kernel.ClsBPF, kernel.FQ), oneFault("networkLatency: {delay: 20ms}, mechanism: cls_bpf_fq")},
 	{"pinned latency by tcx_fq", needs(kernel.TCX, kernel.FQ), oneFault("networkLatency: {delay: 20ms}, mechanism: tcx_fq, persistence: PINNED")},
 	{"pinned latency by cls_bpf_fq", needs(kernel.ClsBPF, kernel.FQ), oneFault("networkLatency: {delay: 20ms}, mechanism: cls_bpf_fq, persistence: PINNED")},
+	{"reordering", needs(kernel.FQ), oneFault("networkReorder: {percent: 20, gap: 3}")},
 	{"latency by netem", needs(kernel.Prio, kernel.Netem), oneFault("networkLatency: {delay: 20ms}, mechanism: netem")},
 	{"latency and loss", needs(kernel.ClsBPF, kernel.FQ), `steps:
   - faults:

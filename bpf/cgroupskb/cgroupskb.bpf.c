@@ -21,6 +21,7 @@
 #include "../include/filter.h"
 #include "../include/lease.h"
 #include "../include/packet.h"
+#include "../include/reorder.h"
 #include "../include/shape.h"
 #include "../include/stats.h"
 
@@ -32,6 +33,8 @@ struct fl_config {
 	/* How long packets are held, and how fast they may leave. */
 	struct fl_delay delay;
 	struct fl_shape shape;
+	/* How far they fall back. */
+	struct fl_reorder reorder;
 	/* The marks of the run, of which it is the only one: MARK_RUN. */
 	__u32 run;
 	/* The fault's number in the run, below FAULTS_MAX. */
@@ -42,7 +45,7 @@ struct fl_config {
 	 * and, from 1 on, its number. */
 	__u32 class;
 };
-_Static_assert(sizeof(struct fl_config) == 200, "known to Go");
+_Static_assert(sizeof(struct fl_config) == 208, "known to Go");
 
 volatile const struct fl_config fl_config;
 
@@ -59,8 +62,10 @@ struct fl_memory {
 	/* The delay before, when delays are correlated. */
 	struct fl_delay_state delay;
 	struct fl_shape_state shape;
+	struct fl_reorder_state reorder;
 };
-_Static_assert(sizeof(struct fl_memory) == 24, "no padding of the compiler's");
+_Static_assert(sizeof(struct fl_memory) == 24 + sizeof(struct fl_reorder_state),
+	       "no padding of the compiler's");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -75,6 +80,8 @@ struct choice {
 	__u64 ordinal;
 	/* How long it waits, ns; only with EFFECT_HOLD and EFFECT_SHAPE. */
 	__u64 hold;
+	/* CLOCK_MONOTONIC, ns: it waits until then; only with EFFECT_REORDER. */
+	__u64 after;
 };
 
 /*
@@ -94,11 +101,12 @@ static __always_inline enum fl_throw throw_and_time(struct __sk_buff *skb, __u64
 	struct fl_memory *memory = 0;
 	enum fl_throw thrown;
 	__u64 monotonic = 0;
-	__u32 key = 0, bytes = 0;
+	struct fl_unsettled passed = {};
+	__u32 key = 0, bytes = 0, mark = 0;
 
 	if (!state)
 		return THROW_PASS;
-	if (effect & (EFFECT_HOLD | EFFECT_SHAPE)) {
+	if (effect & (EFFECT_HOLD | EFFECT_SHAPE | EFFECT_REORDER)) {
 		memory = bpf_map_lookup_elem(&fl_memory, &key);
 		if (!memory)
 			return THROW_PASS;
@@ -112,6 +120,10 @@ static __always_inline enum fl_throw throw_and_time(struct __sk_buff *skb, __u64
 		bytes = bytes_on_the_wire(skb, &choice->packet);
 		monotonic = bpf_ktime_get_ns();
 	}
+	if (effect & EFFECT_REORDER) {
+		mark = skb->mark;
+		monotonic = bpf_ktime_get_ns();
+	}
 	bpf_spin_lock(&state->lock);
 	thrown = throw_dice(&config->dice, state, elapsed, now, &choice->ordinal);
 	if (effect & EFFECT_HOLD && thrown != THROW_PASS)
@@ -121,7 +133,18 @@ static __always_inline enum fl_throw throw_and_time(struct __sk_buff *skb, __u64
 		if (!choice->hold)
 			thrown = THROW_PASS;
 	}
+	if (effect & EFFECT_REORDER) {
+		note_interval(&memory->reorder, monotonic);
+		if (thrown == THROW_PASS)
+			passed = pass_by(&memory->reorder);
+		else
+			choice->after = fall_back(&config->reorder, &memory->reorder, monotonic,
+						  decision_key(mark, config->run, config->fault,
+							       choice->ordinal));
+	}
 	bpf_spin_unlock(&state->lock);
+	if (effect & EFFECT_REORDER)
+		settle(&memory->reorder, passed, monotonic);
 	return thrown;
 }
 
@@ -134,6 +157,7 @@ static __always_inline int chosen(struct __sk_buff *skb, int egress, __u32 effec
 	__u64 start, now = 0;
 
 	choice->hold = 0;
+	choice->after = 0;
 	start = lease_start(&now);
 	if (!start)
 		return 0;
@@ -164,7 +188,7 @@ static __always_inline int mark_egress(struct __sk_buff *skb, __u32 effect)
 		return PASS;
 	if (chosen(skb, 1, effect, &choice))
 		decide(skb, config->run, config->fault, choice.ordinal, effect,
-		       choice.hold);
+		       choice.hold, choice.after);
 	return PASS;
 }
 
@@ -210,6 +234,12 @@ int fl_steer_egress(struct __sk_buff *skb)
 	skb->priority = config->class;
 	count(hit);
 	return PASS;
+}
+
+SEC("cgroup_skb/egress")
+int fl_fall_egress(struct __sk_buff *skb)
+{
+	return mark_egress(skb, EFFECT_REORDER);
 }
 
 SEC("cgroup_skb/egress")

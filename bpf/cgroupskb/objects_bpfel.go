@@ -53,6 +53,11 @@ type ObjectsFlConfig struct {
 		ByteTime uint64
 		Burst    uint64
 	}
+	Reorder struct {
+		_   structs.HostLayout
+		Gap uint32
+		Pad uint32
+	}
 	Run     uint32
 	Fault   uint32
 	Observe uint32
@@ -62,6 +67,7 @@ type ObjectsFlConfig struct {
 type ObjectsFlDecision struct {
 	_         structs.HostLayout
 	Hold      uint64
+	After     uint64
 	Departure uint64
 	Mark      uint32
 	Faults    uint32
@@ -116,6 +122,20 @@ type ObjectsFlMemory struct {
 		_    structs.HostLayout
 		Paid uint64
 	}
+	Reorder struct {
+		_       structs.HostLayout
+		Before  uint64
+		Mean    uint64
+		Latest  uint64
+		Fallen  uint32
+		Settled uint32
+		Held    [128]struct {
+			_         structs.HostLayout
+			Departure uint64
+			Key       uint32
+			Pad       uint32
+		}
+	}
 }
 
 type ObjectsFlPrefix struct {
@@ -153,6 +173,7 @@ const (
 	ObjectsProgFlDropEgress  = "fl_drop_egress"
 	ObjectsProgFlDropIngress = "fl_drop_ingress"
 	ObjectsProgFlDupEgress   = "fl_dup_egress"
+	ObjectsProgFlFallEgress  = "fl_fall_egress"
 	ObjectsProgFlHoldEgress  = "fl_hold_egress"
 	ObjectsProgFlLoseEgress  = "fl_lose_egress"
 	ObjectsProgFlShapeEgress = "fl_shape_egress"
@@ -205,6 +226,7 @@ type ObjectsProgramSpecs struct {
 	FlDropEgress  *ebpf.ProgramSpec `ebpf:"fl_drop_egress"`
 	FlDropIngress *ebpf.ProgramSpec `ebpf:"fl_drop_ingress"`
 	FlDupEgress   *ebpf.ProgramSpec `ebpf:"fl_dup_egress"`
+	FlFallEgress  *ebpf.ProgramSpec `ebpf:"fl_fall_egress"`
 	FlHoldEgress  *ebpf.ProgramSpec `ebpf:"fl_hold_egress"`
 	FlLoseEgress  *ebpf.ProgramSpec `ebpf:"fl_lose_egress"`
 	FlShapeEgress *ebpf.ProgramSpec `ebpf:"fl_shape_egress"`
@@ -301,6 +323,7 @@ type ObjectsPrograms struct {
 	FlDropEgress  *ebpf.Program `ebpf:"fl_drop_egress"`
 	FlDropIngress *ebpf.Program `ebpf:"fl_drop_ingress"`
 	FlDupEgress   *ebpf.Program `ebpf:"fl_dup_egress"`
+	FlFallEgress  *ebpf.Program `ebpf:"fl_fall_egress"`
 	FlHoldEgress  *ebpf.Program `ebpf:"fl_hold_egress"`
 	FlLoseEgress  *ebpf.Program `ebpf:"fl_lose_egress"`
 	FlShapeEgress *ebpf.Program `ebpf:"fl_shape_egress"`
@@ -312,6 +335,7 @@ func (p *ObjectsPrograms) Close() error {
 		p.FlDropEgress,
 		p.FlDropIngress,
 		p.FlDupEgress,
+		p.FlFallEgress,
 		p.FlHoldEgress,
 		p.FlLoseEgress,
 		p.FlShapeEgress,

@@ -38,12 +38,19 @@ enum fl_effect {
 	/* It waits with its socket, which feels the queue. */
 	EFFECT_SHAPE = 1 << 2,
 	EFFECT_DUPLICATE = 1 << 3,
+	/* It waits without its socket until others have passed it. */
+	EFFECT_REORDER = 1 << 5,
+
+	/* No effect, but what became of it: the interface holds it, or a copy. */
+	HELD = 1 << 16,
 };
 
 struct fl_decision {
 	/* How long it is held, ns. */
 	__u64 hold;
-	/* When it may leave, CLOCK_MONOTONIC in ns. */
+	/* Where the time that it is held begins at the earliest, and when it may
+	 * leave; CLOCK_MONOTONIC in ns. */
+	__u64 after;
 	__u64 departure;
 	/* The mark that it had. */
 	__u32 mark;
@@ -52,7 +59,7 @@ struct fl_decision {
 	__u32 effects; /* enum fl_effect */
 	__u32 pad;
 };
-_Static_assert(sizeof(struct fl_decision) == 32, "known to Go");
+_Static_assert(sizeof(struct fl_decision) == 40, "known to Go");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -71,25 +78,39 @@ static __always_inline struct fl_decision *decision_of(__u32 mark, __u32 run)
 	return bpf_map_lookup_elem(&fl_decisions, &key);
 }
 
-/* Adds one fault's effect to what the others want of the packet. */
+/* The place of the decision about a packet with this mark, when there is one or not. */
+static __always_inline __u32 decision_key(__u32 mark, __u32 run, __u32 fault, __u64 ordinal)
+{
+	if ((mark & MARK_RUN) == run)
+		return mark & MARK_KEY;
+	return fault << PACKET_BITS | (ordinal & (PACKETS_MAX - 1));
+}
+
+/*
+ * Adds one fault's effect to what the others want of the packet. It is held that
+ * long from now on, or from after.
+ */
 static __always_inline void decide(struct __sk_buff *skb, __u32 run, __u32 fault,
-				   __u64 ordinal, __u32 effect, __u64 hold)
+				   __u64 ordinal, __u32 effect, __u64 hold, __u64 after)
 {
 	struct fl_decision *decision = decision_of(skb->mark, run);
 
 	if (!decision) {
-		__u32 key = fault << PACKET_BITS | (ordinal & (PACKETS_MAX - 1));
+		__u32 key = decision_key(skb->mark, run, fault, ordinal);
 
 		decision = bpf_map_lookup_elem(&fl_decisions, &key);
 		if (!decision)
 			return;
 		decision->hold = 0;
+		decision->after = 0;
 		decision->mark = skb->mark;
 		decision->faults = 0;
 		decision->effects = 0;
 		skb->mark = run | key;
 	}
 	decision->hold += hold;
+	if (decision->after < after)
+		decision->after = after;
 	decision->faults |= 1 << fault;
 	decision->effects |= effect;
 }

@@ -16,6 +16,7 @@ import (
 type ObjectsFlDecision struct {
 	_         structs.HostLayout
 	Hold      uint64
+	After     uint64
 	Departure uint64
 	Mark      uint32
 	Faults    uint32

@@ -63,6 +63,9 @@ enum fate {
  */
 #define LATER_MAX 5000000000ULL
 
+/* Turns the hash of a flow into that of another one. */
+enum { OTHER_FLOW = 0x3b9aca07 };
+
 /* What sending says of a packet in whose place another one was dropped. */
 enum { NET_XMIT_CN = 2 };
 
@@ -141,17 +144,27 @@ static __always_inline enum fate send_off(struct __sk_buff *skb,
 	if (bpf_skb_cgroup_id(skb))
 		return GOES_ON;
 	skb->mark = decision->mark;
-	if (decision->effects & (EFFECT_HOLD | EFFECT_SHAPE))
+	if (decision->effects & (EFFECT_HOLD | EFFECT_SHAPE | EFFECT_REORDER))
 		stamp(skb, decision->departure);
+	/* fq lets nothing of a flow pass what waits of it; the others of a socket
+	 * that is not connected are of the flow of their hash too. */
+	if (decision->effects & EFFECT_REORDER)
+		bpf_set_hash(skb, bpf_get_hash_recalc(skb) ^ OTHER_FLOW);
+	decision->effects |= HELD;
 	return GOES_ON;
 }
 
-/* When the packet would leave: TCP and SO_TXTIME may want it later than now. */
-static __always_inline __u64 leaves_at(struct __sk_buff *skb)
+/*
+ * When the packet would leave: TCP and SO_TXTIME may want it later than now, and
+ * one that falls back leaves after others.
+ */
+static __always_inline __u64 leaves_at(struct __sk_buff *skb, __u64 after)
 {
 	__u64 now = bpf_ktime_get_ns(), stamp = skb->tstamp;
 
-	return stamp > now && stamp - now <= LATER_MAX ? stamp : now;
+	if (stamp > now && stamp - now <= LATER_MAX)
+		now = stamp;
+	return after > now ? after : now;
 }
 
 /* Does what was decided about a packet of the target. */
@@ -160,8 +173,8 @@ static __always_inline enum fate carry_out(struct __sk_buff *skb,
 {
 	if (decision->effects & EFFECT_LOSE)
 		return VANISHES;
-	decision->departure = decision->hold + leaves_at(skb);
-	if (decision->effects & EFFECT_HOLD)
+	decision->departure = decision->hold + leaves_at(skb, decision->after);
+	if (decision->effects & (EFFECT_HOLD | EFFECT_REORDER))
 		return replace(skb, decision);
 	return let_go(skb, decision);
 }

@@ -73,7 +73,7 @@ var comments = map[string]string{
 	"NetworkLoss.correlation":      "Percentage: how likely a packet gets the same fate as the one before it.",
 	"NetworkLoss.gilbert_elliott":  "Loss in bursts.",
 	"NetworkLoss.percent":          "Share of the packets that are lost, above 0, at most 100.",
-	"NetworkReorder.gap":           "How many packets the reordered one falls back.",
+	"NetworkReorder.gap":           "How many packets the reordered one falls back, about: 1 (default) to 100.",
 	"NodeStatus.remnants":          "Journal entries that are still to be undone.",
 	"Pick.percent":                 "Above 0, at most 100; rounded up to whole matches.",
 	"PidsPressure.limit":           "pids.max: \"100\".",

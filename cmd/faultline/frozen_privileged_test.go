@@ -41,9 +41,9 @@ type freezing struct {
 	// fields are the fault's own, in the document.
 	fields string
 	needs  []kernel.Capability
-	// twice: the fault is felt by datagrams that come twice, others by datagrams
-	// that don't come.
-	twice bool
+	// twice: the fault is felt by datagrams that come twice, mixed: by their
+	// order; others by datagrams that don't come.
+	twice, mixed bool
 	// file of the cgroup that tells of the fault, for faults that no datagram
 	// feels.
 	file string
@@ -68,6 +68,9 @@ var freezings = []freezing{
 	{kind: "networkLatency", fields: "{delay: 20s}", mechanism: "cls_bpf_fq", needs: needs(kernel.ClsBPF, kernel.FQ)},
 	{kind: "networkDuplicate", fields: "{percent: 100}", mechanism: "tcx", twice: true, needs: needs(kernel.TCX)},
 	{kind: "networkDuplicate", fields: "{percent: 100}", mechanism: "cls_bpf", twice: true, needs: needs(kernel.ClsBPF)},
+	// Each second one falls back: none comes behind ten that are in order.
+	{kind: "networkReorder", fields: "{percent: 100, gap: 2}, rate: {every: 2}", mechanism: "tcx_fq", mixed: true, needs: needs(kernel.TCX, kernel.FQ)},
+	{kind: "networkReorder", fields: "{percent: 100, gap: 2}, rate: {every: 2}", mechanism: "cls_bpf_fq", mixed: true, needs: needs(kernel.ClsBPF, kernel.FQ)},
 	{kind: "networkBandwidth", fields: "{rate: 8bit, burst: 1B}", needs: needs(kernel.FQ)},
 	{kind: "cpuPressure", fields: "{limit: 20%}", file: "cpu.max", needs: needs(kernel.CPUController)},
 	{kind: "memoryPressure", fields: "{limit: 64MiB}", file: "memory.high", needs: needs(kernel.MemoryController)},
@@ -196,16 +199,21 @@ func (f freezing) watch(w *world) func() string {
 	if f.file != "" {
 		return func() string { return testenv.ReadFile(w.t, w.app, f.file) }
 	}
-	all, once := w.count()
-	if f.twice {
+	all, once, ordered := w.count()
+	switch {
+	case f.twice:
 		return func() string { return fmt.Sprint(once.Load()) }
+	case f.mixed:
+		return func() string { return fmt.Sprint(ordered.Load()) }
+	default:
+		return func() string { return fmt.Sprint(all.Load()) }
 	}
-	return func() string { return fmt.Sprint(all.Load()) }
 }
 
-// count counts the datagrams that arrive on the other side, and those that come
-// once.
-func (w *world) count() (all, once *atomic.Int64) {
+// count counts the datagrams that arrive on the other side, those that come
+// once, and those that come behind ten others in the order in which they were
+// sent.
+func (w *world) count() (all, once, ordered *atomic.Int64) {
 	w.t.Helper()
 	var socket net.PacketConn
 	w.network.B.Do(func() (err error) {
@@ -213,9 +221,9 @@ func (w *world) count() (all, once *atomic.Int64) {
 		return err
 	})
 	w.t.Cleanup(func() { _ = socket.Close() })
-	all, once = &atomic.Int64{}, &atomic.Int64{}
+	all, once, ordered = &atomic.Int64{}, &atomic.Int64{}, &atomic.Int64{}
 	go func() {
-		buffer, before, times := make([]byte, 2048), "", 0
+		buffer, before, times, last, row := make([]byte, 2048), "", 0, 0, 0
 		for {
 			n, _, err := socket.ReadFrom(buffer)
 			if err != nil {
@@ -230,9 +238,16 @@ func (w *world) count() (all, once *atomic.Int64) {
 				}
 				before, times = text, 1
 			}
+			var number int
+			if _, err := fmt.Sscanf(string(buffer[:n]), "chatter %d", &number); err != nil || number != last+1 {
+				row = 0
+			} else if row++; row > 10 {
+				ordered.Add(1)
+			}
+			last = number
 		}
 	}()
-	return all, once
+	return all, once, ordered
 }
 
 // running is `faultline run` in a process of its own.

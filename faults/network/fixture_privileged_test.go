@@ -20,6 +20,7 @@ func TestMain(m *testing.M) {
 	workloads := env.Traffic()
 	workloads["inject"] = inject
 	workloads["timed-send"] = timedSend
+	workloads["pour"] = pour
 	env.Main(m, workloads)
 }
 

@@ -227,11 +227,14 @@ func (in *injection) Counters() (fault.Counters, error) {
 	if in.plan.req.Observe {
 		return fault.Counters{Matched: sum.Matched, Injected: sum.Chosen}, nil
 	}
-	hit, err := in.wire.count(in.number)
-	if err != nil {
-		return fault.Counters{}, err
+	hit := sum.Hit
+	if !in.plan.hitAtCgroup {
+		done, err := in.wire.count(in.number)
+		if err != nil {
+			return fault.Counters{}, err
+		}
+		hit += done
 	}
-	hit += sum.Hit
 	// The CPUs are read one after another: a packet may be hit on one after
 	// it was not yet chosen on another.
 	return fault.Counters{Matched: sum.Matched, Injected: hit, Missed: sum.Chosen - min(hit, sum.Chosen)}, nil

@@ -176,6 +176,7 @@ func (p *plan) config(run, number uint32) cgroupskb.ObjectsFlConfig {
 	if p.shape != nil {
 		config.Shape.ByteTime, config.Shape.Burst = p.shape.byteTime(), uint64(p.shape.full())
 	}
+	config.Reorder.Gap = p.gap
 	config.Filter.Flags, config.Filter.Protocol = p.filterFlags(), filterProtocol(p.filter.protocol)
 	if p.req.Observe {
 		config.Observe = 1

@@ -23,7 +23,7 @@ import (
 
 // Kinds are all of the family, in the order of the contract.
 func Kinds() []fault.Kind {
-	return []fault.Kind{Loss(), Partition(), Latency(), Duplicate(), corrupt(), reorder(), Bandwidth()}
+	return []fault.Kind{Loss(), Partition(), Latency(), Duplicate(), corrupt(), Reorder(), Bandwidth()}
 }
 
 // Limits of bpf/tc.
@@ -44,9 +44,11 @@ type plan struct {
 	// Programs of bpf/cgroupskb; "" where the direction is not touched.
 	egressProgram, ingressProgram string
 	// delay says how long packets are held, shape how fast they may leave; nil
-	// when they are not.
+	// when they are not. gap is how many packets one falls back; 0 when none
+	// does.
 	delay *dice.Delay
 	shape *shape
+	gap   uint32
 	// queue is what the fq qdisc has to be able to hold; nil when nothing waits.
 	queue *qdisc.Params
 	// emulation is in the place of fq, and does what was decided; nil for none.
@@ -54,6 +56,9 @@ type plan struct {
 	// hook does at the interface what the cgroup's hook decided; nil when that
 	// drops.
 	hook *hook
+	// hitAtCgroup: the cgroup's program alone knows which packets were hit, and
+	// what was done at the interface to a packet does not tell.
+	hitAtCgroup bool
 
 	warnings []string
 }

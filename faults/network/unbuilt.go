@@ -43,21 +43,6 @@ duration: 60s`,
 	}
 }
 
-func reorder() fault.Kind {
-	return fault.Kind{
-		Name:       "networkReorder",
-		Summary:    "lets packets fall back behind later ones",
-		Scope:      fault.ScopeCgroup,
-		Mechanisms: held(),
-		Example: `target: {cgroup: /shop/checkout}
-networkReorder: {percent: 10, gap: 3}
-duration: 60s`,
-		Validate: func(spec *v1.Fault) []fault.Problem {
-			return validateShare(spec, "networkReorder", spec.GetNetworkReorder(), "packets are reordered")
-		},
-	}
-}
-
 // validateShare checks the kinds that hit a share of the packets.
 func validateShare(spec *v1.Fault, kind string, share interface {
 	GetPercent() float64

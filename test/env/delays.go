@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"strconv"
 	"testing"
@@ -31,11 +32,23 @@ func monotonic() (uint64, error) {
 const stampHead = 12
 
 // stampSend sends args[1] datagrams of args[3] bytes to args[0], one each args[2],
-// whenever it is told to. They say their number and when they were sent.
+// whenever it is told to. They say their number and when they were sent. With a
+// fifth argument the socket is not connected.
 func stampSend(in io.Reader, out *json.Encoder, args []string) error {
+	if err := oneCPU(); err != nil {
+		return err
+	}
 	connection, err := net.Dial("udp", args[0])
 	if err != nil {
 		return err
+	}
+	write := connection.Write
+	if len(args) > 4 {
+		loose, err := net.ListenPacket("udp", "")
+		if err != nil {
+			return err
+		}
+		write = func(b []byte) (int, error) { return loose.WriteTo(b, connection.RemoteAddr()) }
 	}
 	count, err := strconv.Atoi(args[1])
 	if err != nil {
@@ -68,7 +81,7 @@ func stampSend(in io.Reader, out *json.Encoder, args []string) error {
 			}
 			binary.BigEndian.PutUint32(packet, uint32(i))
 			binary.BigEndian.PutUint64(packet[4:], now)
-			if _, err := connection.Write(packet); err != nil {
+			if _, err := write(packet); err != nil {
 				result.Errors++
 				result.First = err.Error()
 			}
@@ -78,6 +91,25 @@ func stampSend(in io.Reader, out *json.Encoder, args []string) error {
 			return err
 		}
 	}
+}
+
+// oneCPU keeps what calls it on the first CPU that it may use: packets that are
+// sent from several pass one another on their way to the other end of a veth.
+func oneCPU() error {
+	runtime.LockOSThread()
+	var allowed, first unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		return fmt.Errorf("asking for the CPUs: %w", err)
+	}
+	cpu := 0
+	for !allowed.IsSet(cpu) {
+		cpu++
+	}
+	first.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &first); err != nil {
+		return fmt.Errorf("staying on CPU %d: %w", cpu, err)
+	}
+	return nil
 }
 
 // stampReceive prints what came at each line that it reads. The line says how
@@ -176,10 +208,22 @@ func NewDelayPair(t testing.TB, n Network, from, to fault.Cgroup, address string
 // NewSizedDelayPair is NewDelayPair for datagrams of that many bytes.
 func NewSizedDelayPair(t testing.TB, n Network, from, to fault.Cgroup, address string, count int, interval time.Duration, size int) DelayPair {
 	t.Helper()
+	return newDelayPair(t, n, from, to, address, count, interval, size)
+}
+
+// NewLooseDelayPair is NewDelayPair with a sender whose socket is not connected.
+func NewLooseDelayPair(t testing.TB, n Network, from, to fault.Cgroup, address string, count int, interval time.Duration) DelayPair {
+	t.Helper()
+	return newDelayPair(t, n, from, to, address, count, interval, stampHead, "loose")
+}
+
+func newDelayPair(t testing.TB, n Network, from, to fault.Cgroup, address string, count int, interval time.Duration, size int, more ...string) DelayPair {
+	t.Helper()
 	var ready string
 	receiver := Start(t, to, n.B, "stamp-receive", address)
 	receiver.Read(&ready)
-	sender := Start(t, from, n.A, "stamp-send", address, strconv.Itoa(count), interval.String(), strconv.Itoa(size))
+	args := []string{address, strconv.Itoa(count), interval.String(), strconv.Itoa(size)}
+	sender := Start(t, from, n.A, "stamp-send", append(args, more...)...)
 	sender.Read(&ready)
 	return DelayPair{sender, receiver, count}
 }

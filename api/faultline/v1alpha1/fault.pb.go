@@ -777,7 +777,7 @@ type NetworkReorder struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Percent     float64                `protobuf:"fixed64,1,opt,name=percent,proto3" json:"percent,omitempty"`
 	Correlation float64                `protobuf:"fixed64,2,opt,name=correlation,proto3" json:"correlation,omitempty"`
-	// How many packets the reordered one falls back.
+	// How many packets the reordered one falls back, about: 1 (default) to 100.
 	Gap           uint32 `protobuf:"varint,3,opt,name=gap,proto3" json:"gap,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

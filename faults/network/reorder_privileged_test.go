@@ -1,0 +1,363 @@
+//go:build linux && privileged
+
+package network_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults/dice"
+	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/network"
+	"faultline.dev/faultline/test/env"
+)
+
+// falling lets some of the datagrams to port 7000 fall back.
+func falling(mechanism string, percent float64, gap uint32) *v1.Fault {
+	return &v1.Fault{
+		Mechanism: mechanism,
+		Filter:    &v1.Filter{Ports: []string{"7000"}, Protocol: v1.Filter_UDP},
+		Fault:     &v1.Fault_NetworkReorder{NetworkReorder: &v1.NetworkReorder{Percent: percent, Gap: gap}},
+	}
+}
+
+// Those packets fall back that the seed says, about as far as was asked for, and
+// those that the kernel counts are those that the receiver sees late. Nothing is
+// lost, and nobody else waits: not the packets that pass, nor a neighbour's.
+func TestReorderIsThatOfTheSeed(t *testing.T) {
+	const (
+		count   = 400
+		percent = 20
+		gap     = 3
+		pace    = 5 * time.Millisecond
+	)
+	for _, mechanism := range []string{"tcx_fq", "cls_bpf_fq"} {
+		for _, test := range []struct {
+			name, to string
+			pair     func(testing.TB, env.Network, fault.Cgroup, fault.Cgroup, string, int, time.Duration) env.DelayPair
+		}{
+			{"ipv4", env.AddressB, env.NewDelayPair},
+			// fq tells the packets of such a socket apart by their hash, like
+			// those that are held and have none.
+			{"ipv6, not connected", "[" + env.Address6B + "]", env.NewLooseDelayPair},
+		} {
+			t.Run(mechanism+"/"+test.name, func(t *testing.T) {
+				f := newFixture(t, network.Reorder(), mechanism)
+				pair := test.pair(t, f.network, f.target, f.neighbour, test.to+":7000", count, pace)
+				other := env.NewDelayPair(t, f.network, f.neighbour, f.neighbour, test.to+":7001", count, pace)
+				before := f.network.A.Run("tc", "-d", "qdisc", "show")
+				spec := falling(mechanism, percent, gap)
+				injection := f.inject(network.Reorder(), spec)
+				// The neighbour's come first: the peer's address is looked up.
+				other.Begin(0)
+				sent, arrivals := pair.Exchange(0)
+				_, theirs := other.End()
+				injection.End()
+				if after := f.network.A.Run("tc", "-d", "qdisc", "show"); after != before {
+					t.Errorf("before:\n%s\nafter:\n%s", before, after)
+				}
+				if sent.Errors > 0 {
+					t.Errorf("%d of the sends failed: %s", sent.Errors, sent.First)
+				}
+				if got := numbers(theirs); !slices.IsSorted(got) || len(got) != count {
+					t.Errorf("%d packets of the neighbour came, in order: %v", len(got), slices.IsSorted(got))
+				}
+				r := reordered{t, arrivals, fallen(spec, nil, count)}
+				r.once(count)
+				r.agrees(injection, count)
+				if n := len(r.chosen); n < count*percent/100*7/10 || n > count*percent/100*13/10 {
+					t.Errorf("%d of %d packets fell back, wanted %d %%", n, count, percent)
+				}
+				r.far(gap)
+				r.others()
+			})
+		}
+	}
+}
+
+// What is lost neither falls back nor is passed by others, whichever of the two
+// comes first in the run; what both leave is held.
+func TestReorderLossAndLatencyShareTheirPackets(t *testing.T) {
+	const (
+		count = 600
+		delay = 30 * time.Millisecond
+	)
+	for _, lossFirst := range []bool{true, false} {
+		t.Run(map[bool]string{true: "loss first", false: "loss last"}[lossFirst], func(t *testing.T) {
+			f := newFixture(t, network.Reorder(), "cls_bpf_fq")
+			pair := env.NewDelayPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", count, 2*time.Millisecond)
+			loss, latency, spec := lossOfUDP(), late(delay), falling("cls_bpf_fq", 20, 4)
+			latency.Mechanism = spec.Mechanism
+			f.run = &fault.Commons{}
+			inject := map[string]func() *env.Injected{
+				"loss":    func() *env.Injected { return f.inject(network.Loss(), loss) },
+				"reorder": func() *env.Injected { return f.inject(network.Reorder(), spec) },
+			}
+			lost, gone, matched := predicted(loss, count), []int(nil), uint64(count)
+			order := []string{"reorder", "loss"}
+			if lossFirst {
+				order, gone, matched = []string{"loss", "reorder"}, lost, uint64(count-len(lost))
+			}
+			injections := map[string]*env.Injected{}
+			for _, name := range order {
+				injections[name] = inject[name]()
+			}
+			held := f.inject(network.Latency(), latency)
+			sent, arrivals := pair.Exchange(delay)
+			held.End()
+			injections["loss"].End()
+			injections["reorder"].End()
+			if sent.Errors > 0 {
+				t.Errorf("%d of the sends failed: %s", sent.Errors, sent.First)
+			}
+			f.counted(injections["loss"], fault.Counters{Matched: count, Injected: uint64(len(lost))})
+			if len(arrivals) != count-len(lost) {
+				t.Errorf("%d packets came of %d, of which %d were to be lost", len(arrivals), count, len(lost))
+			}
+			if least := env.Quantile(env.Took(arrivals), 0); least < delay {
+				t.Errorf("a packet came after %s", least)
+			}
+			r := reordered{t, arrivals, fallen(spec, gone, count)}
+			if lossFirst {
+				r.agrees(injections["reorder"], matched)
+				return
+			}
+			// Passed by what was lost later, and perhaps by nothing else: the
+			// receiver can't know. What was lost itself never counts.
+			counters := injections["reorder"].Count()
+			without := 0
+			for _, n := range r.chosen {
+				if slices.Contains(lost, n) {
+					without++
+				}
+			}
+			if counters.Matched != matched || counters.Injected+counters.Missed != uint64(len(r.chosen)) || counters.Missed < uint64(without) {
+				t.Errorf("counted %+v; %d were chosen, and %d of those lost", counters, len(r.chosen), without)
+			}
+			if least := len(r.chosen) - without; counters.Injected < uint64(least*8/10) {
+				t.Errorf("counted %+v; %d were chosen and not lost", counters, least)
+			}
+		})
+	}
+}
+
+// A stream comes through whole, in its order. On a short way TCP has hardly more
+// on its way than one large segment, which nothing can pass.
+func TestReorderLeavesTheStreamWhole(t *testing.T) {
+	const size = "4194304"
+	for _, mechanism := range []string{"tcx_fq", "cls_bpf_fq"} {
+		t.Run(mechanism, func(t *testing.T) {
+			f := newFixture(t, network.Reorder(), mechanism)
+			var listener net.Listener
+			f.network.B.Do(func() (err error) {
+				listener, err = net.Listen("tcp", env.AddressB+":7000")
+				return err
+			})
+			t.Cleanup(func() { _ = listener.Close() })
+			var ready, want string
+			source := env.Start(t, f.target, f.network.A, "pour", env.AddressB+":7000", size)
+			source.Read(&ready)
+			spec := falling(mechanism, 20, 2)
+			spec.Filter.Protocol = v1.Filter_TCP
+			latency := late(20 * time.Millisecond)
+			latency.Mechanism, latency.Filter = mechanism, spec.Filter
+			f.run = &fault.Commons{}
+			f.inject(network.Latency(), latency)
+			injection := f.inject(network.Reorder(), spec)
+			source.Tell("go")
+			connection, err := listener.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = connection.Close() }()
+			if err := connection.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			sum := sha256.New()
+			if _, err := io.Copy(sum, connection); err != nil {
+				t.Error(err)
+			}
+			source.Read(&want)
+			injection.End()
+			if got := hex.EncodeToString(sum.Sum(nil)); got != want {
+				t.Errorf("other bytes came than were sent")
+			}
+			counters := injection.Count()
+			t.Logf("counted %+v", counters)
+			if counters.Injected == 0 {
+				t.Error("nothing was reordered")
+			}
+		})
+	}
+}
+
+// pour sends args[1] random bytes to args[0] and prints what SHA-256 makes of
+// them, when it is told to.
+func pour(in io.Reader, out *json.Encoder, args []string) error {
+	if err := out.Encode("ready"); err != nil {
+		return err
+	}
+	if _, err := fmt.Fscanln(in, new(string)); err != nil {
+		return err
+	}
+	connection, err := net.Dial("tcp", args[0])
+	if err != nil {
+		return err
+	}
+	size, err := json.Number(args[1]).Int64()
+	if err != nil {
+		return err
+	}
+	sum := sha256.New()
+	bytes := rand.NewChaCha8([32]byte{})
+	if _, err := io.CopyN(io.MultiWriter(connection, sum), bytes, size); err != nil {
+		return err
+	}
+	if err := connection.Close(); err != nil {
+		return err
+	}
+	return out.Encode(hex.EncodeToString(sum.Sum(nil)))
+}
+
+// fallen are the numbers that the seed chooses of those that are not gone.
+func fallen(spec *v1.Fault, gone []int, count int) (list []int) {
+	config := dice.New(seed, spec)
+	config.Share(spec.GetNetworkReorder())
+	sequence := dice.NewSequence(config)
+	for i := range count {
+		if _, is := slices.BinarySearch(gone, i); !is && sequence.Next() {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// reordered is what a receiver saw.
+type reordered struct {
+	t        *testing.T
+	arrivals []env.Arrival
+	// chosen are the numbers that are to fall back.
+	chosen []int
+}
+
+func (r reordered) isChosen(number int) bool {
+	_, is := slices.BinarySearch(r.chosen, number)
+	return is
+}
+
+// once wants each packet to come once.
+func (r reordered) once(count int) {
+	r.t.Helper()
+	if twice := doubles(r.t, r.arrivals, count); len(twice) > 0 {
+		r.t.Errorf("%d packets came twice", len(twice))
+	}
+}
+
+// passed says of each packet that came after later ones how many.
+func (r reordered) passed() map[int]int {
+	passed := map[int]int{}
+	for i, a := range r.arrivals {
+		for _, earlier := range r.arrivals[:i] {
+			if earlier.Number > a.Number {
+				passed[a.Number]++
+			}
+		}
+	}
+	return passed
+}
+
+// close counts the chosen packets that came at nearly the same moment as the
+// first one that could pass them: which was first at the interface is not to be
+// told from the side of the receiver.
+func (r reordered) close() (n int) {
+	const moment = 500 * time.Microsecond
+	at := map[int]time.Duration{}
+	for _, a := range r.arrivals {
+		at[a.Number] = a.At
+	}
+	last := slices.Max(numbers(r.arrivals))
+	for _, number := range r.chosen {
+		next := number + 1
+		for next <= last && (r.isChosen(next) || at[next] == 0) {
+			next++
+		}
+		if next <= last && (at[next]-at[number]).Abs() < moment {
+			n++
+		}
+	}
+	return n
+}
+
+// agrees compares with the counters: only what was chosen was passed, and
+// counted when it was.
+func (r reordered) agrees(injection fault.Injection, matched uint64) {
+	r.t.Helper()
+	counters, err := injection.Counters()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	passed := r.passed()
+	for number := range passed {
+		if !r.isChosen(number) {
+			r.t.Errorf("packet %d was passed, and was not chosen", number)
+		}
+	}
+	unclear := r.close()
+	r.t.Logf("counted %+v; %d of %d were passed, %d at the same moment", counters, len(passed), len(r.chosen), unclear)
+	if difference := int(counters.Injected) - len(passed); max(difference, -difference) > unclear {
+		r.t.Errorf("%d packets were passed, the kernel counted %d", len(passed), counters.Injected)
+	}
+	if counters.Matched != matched || counters.Injected+counters.Missed != uint64(len(r.chosen)) {
+		r.t.Errorf("counted %+v of %d packets, of which %d were chosen", counters, matched, len(r.chosen))
+	}
+	// A sender that stands still for a while lets nothing pass.
+	if missed := int(counters.Missed); missed > len(r.chosen)/4 {
+		r.t.Errorf("%d of %d were passed by none", missed, len(r.chosen))
+	}
+}
+
+// far wants half of them about as far back as was asked for.
+func (r reordered) far(gap int) {
+	r.t.Helper()
+	var distances []int
+	for _, n := range r.passed() {
+		distances = append(distances, n)
+	}
+	slices.Sort(distances)
+	if len(distances) == 0 {
+		r.t.Fatal("no packet was passed")
+	}
+	median := distances[len(distances)/2]
+	r.t.Logf("passed by %d (median), %d to %d", median, distances[0], distances[len(distances)-1])
+	if median < gap-1 || median > gap+2 {
+		r.t.Errorf("half of the packets fell back by %d and more, wanted %d", median, gap)
+	}
+}
+
+// others wants those that pass to come at once.
+func (r reordered) others() {
+	r.t.Helper()
+	var waited, passing []time.Duration
+	for _, a := range r.arrivals {
+		switch {
+		case r.isChosen(a.Number):
+			waited = append(waited, a.Took)
+		case r.isChosen(a.Number - 1):
+			passing = append(passing, a.Took)
+		}
+	}
+	long, short := env.Quantile(waited, 0.5), env.Quantile(passing, 0.5)
+	r.t.Logf("took %s (median), those behind them %s", long, short)
+	if short > long/2 {
+		r.t.Errorf("packets wait behind those that they are to pass: half of them %s, and the others %s", short, long)
+	}
+}
