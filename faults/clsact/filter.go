@@ -1,0 +1,151 @@
+package clsact
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"faultline.dev/faultline/faults/netns"
+)
+
+// Prefix begins the name of every cls_bpf filter of ours at an interface that
+// is not ours.
+const Prefix = "faultline-"
+
+// Side is one of the two places for filters on a clsact.
+type Side uint32
+
+// The sides. Ingress is where packets come in.
+const (
+	Ingress Side = netlink.HANDLE_MIN_INGRESS
+	Egress  Side = netlink.HANDLE_MIN_EGRESS
+)
+
+// Filter is a cls_bpf filter that is to be.
+type Filter struct {
+	Index    int
+	Side     Side
+	Name     string
+	Priority uint16
+	Program  *ebpf.Program
+	// Redirect is the interface out of which packets are sent that the program
+	// matches, by its answer -1 (mirred egress redirect, tc-mirred(8)). 0 is
+	// for a program whose answer is itself the action (direct-action,
+	// tc-bpf(8)).
+	Redirect int
+}
+
+// Add puts a filter in place. The library knows no actions of BPF filters, so
+// the request is made here (cls_bpf_change in net/sched/cls_bpf.c).
+func Add(ns *netns.Namespace, f Filter) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	req.AddData(&nl.TcMsg{
+		Family:  nl.FAMILY_ALL,
+		Ifindex: int32(f.Index),
+		Parent:  uint32(f.Side),
+		Info:    netlink.MakeHandle(f.Priority, nl.Swap16(unix.ETH_P_ALL)),
+	})
+	req.AddData(nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated("bpf")))
+	options := nl.NewRtAttr(nl.TCA_OPTIONS, nil)
+	options.AddRtAttr(nl.TCA_BPF_FD, nl.Uint32Attr(uint32(f.Program.FD())))
+	options.AddRtAttr(nl.TCA_BPF_NAME, nl.ZeroTerminated(f.Name))
+	var flags uint32
+	if f.Redirect == 0 {
+		flags = nl.TCA_BPF_FLAG_ACT_DIRECT
+	} else {
+		actions := options.AddRtAttr(nl.TCA_BPF_ACT, nil)
+		if err := netlink.EncodeActions(actions, []netlink.Action{netlink.NewMirredAction(f.Redirect)}); err != nil {
+			return err
+		}
+	}
+	options.AddRtAttr(nl.TCA_BPF_FLAGS, nl.Uint32Attr(flags))
+	req.AddData(options)
+	err := ns.Do(func() error {
+		_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("adding a cls_bpf filter to interface %d in %s: %w", f.Index, ns, err)
+	}
+	return nil
+}
+
+// Filters lists the filters of one side; without clsact there are none.
+func Filters(h *netlink.Handle, link netlink.Link, side Side) ([]netlink.Filter, error) {
+	qdiscs, err := h.QdiscList(link)
+	if err != nil {
+		return nil, fmt.Errorf("listing the qdiscs of %s: %w", link.Attrs().Name, err)
+	}
+	// A qdisc ingress is a clsact without an egress (net/sched/sch_ingress.c).
+	if !slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool {
+		return q.Type() == "clsact" || q.Type() == "ingress" && side == Ingress
+	}) {
+		return nil, nil
+	}
+	filters, err := h.FilterList(link, uint32(side))
+	if err != nil {
+		return nil, fmt.Errorf("listing the filters of %s: %w", link.Attrs().Name, err)
+	}
+	return filters, nil
+}
+
+// Name is a filter's name without the suffix that the kernel's dump or the
+// library may put behind it; "" for one that is not cls_bpf.
+func Name(filter netlink.Filter) string {
+	bpf, ok := filter.(*netlink.BpfFilter)
+	if !ok {
+		return ""
+	}
+	name, _, _ := strings.Cut(bpf.Name, ":")
+	return name
+}
+
+// Remove removes the filters of that name from one side. None is no error.
+func Remove(h *netlink.Handle, link netlink.Link, side Side, name string) error {
+	filters, err := Filters(h, link, side)
+	if err != nil {
+		return err
+	}
+	for _, filter := range filters {
+		if Name(filter) != name {
+			continue
+		}
+		if err := h.FilterDel(filter); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("removing filter %s from %s: %w", name, link.Attrs().Name, err)
+		}
+	}
+	return nil
+}
+
+// FirstPriority is the lowest priority that a filter of ours can have among
+// those that are there, so that it sees packets first: one that nobody has, or
+// one that belongs to cls_bpf filters, where a new filter comes first
+// (cls_bpf_change).
+func FirstPriority(filters []netlink.Filter) uint16 {
+	for priority := uint16(1); ; priority++ {
+		if free(filters, priority) {
+			return priority
+		}
+	}
+}
+
+// LastPriority is the highest one, behind all others.
+func LastPriority(filters []netlink.Filter) uint16 {
+	for priority := ^uint16(0); ; priority-- {
+		if free(filters, priority) {
+			return priority
+		}
+	}
+}
+
+func free(filters []netlink.Filter, priority uint16) bool {
+	return !slices.ContainsFunc(filters, func(f netlink.Filter) bool {
+		return f.Attrs().Priority == priority && (f.Type() != "bpf" || f.Attrs().Protocol != unix.ETH_P_ALL)
+	})
+}
