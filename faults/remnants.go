@@ -6,13 +6,15 @@ import (
 	"slices"
 
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/ifb"
 	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/faults/pin"
 )
 
 // Remnants finds what is left of faults by its mark alone, without any journal:
-// directories of pins, cls_bpf filters and clsacts, and cgroups of probes below
+// directories of pins, cls_bpf filters and clsacts, ifb devices with what leads
+// to them, and cgroups of probes below
 // cgroupRoot ("" without cgroup v2). What a live process owns is not among
 // them; what nobody owns is, also while its lease runs. The undos are to be run
 // in their order. What was found is returned beside an error.
@@ -22,8 +24,9 @@ func Remnants(ctx context.Context, cgroupRoot string) ([]fault.Undo, error) {
 	}
 	pins, err := pin.Remnants()
 	filters, filtersErr := network.Remnants()
+	devices, devicesErr := ifb.Remnants()
 	cgroups, cgroupsErr := probeCgroups(cgroupRoot)
-	return slices.Concat(pins, filters, cgroups), errors.Join(err, filtersErr, cgroupsErr)
+	return slices.Concat(pins, filters, devices, cgroups), errors.Join(err, filtersErr, devicesErr, cgroupsErr)
 }
 
 func probeCgroups(root string) (undos []fault.Undo, err error) {

@@ -6,6 +6,7 @@ import (
 
 	"faultline.dev/faultline/faults/cgroupfile"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/ifb"
 	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/faults/pin"
 )
@@ -16,6 +17,8 @@ func DecodeUndo(kind string, data []byte) (fault.Undo, error) {
 	switch kind {
 	case network.TCFilterKind:
 		return decode[network.TCFilter](kind, data)
+	case ifb.Kind:
+		return decode[ifb.Undo](kind, data)
 	case pin.Kind:
 		return decode[pin.Directory](kind, data)
 	case cgroupfile.SettingKind:

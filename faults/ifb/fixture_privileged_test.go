@@ -5,6 +5,8 @@ package ifb_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"testing"
@@ -22,9 +24,6 @@ import (
 	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/test/env"
 	"faultline.dev/faultline/test/vm/kernels"
-
-	"errors"
-	"fmt"
 )
 
 func native(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }
@@ -43,10 +42,14 @@ type fixture struct {
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	need(t, kernel.ClsBPF, kernel.FQ, kernel.IFB)
-	return &fixture{
+	f := &fixture{
 		t: t, network: env.NewNetwork(t),
 		target: env.Cgroup(t), neighbour: env.Cgroup(t), beyond: env.Cgroup(t),
 	}
+	// A namespace without a process in it has nothing to undo.
+	f.prober(f.beyond, f.network.A, "")
+	f.prober(f.beyond, f.network.B, "")
+	return f
 }
 
 func need(t *testing.T, capabilities ...kernel.Capability) {
@@ -164,17 +167,6 @@ func index(ns *env.Namespace, name string) (index int) {
 func (d *delayed) load(f *fixture, s setting) (unstamp bool) {
 	t := d.t
 	t.Helper()
-	if err := rlimit.RemoveMemlock(); err != nil {
-		t.Fatal(err)
-	}
-	stampName, unstampName, err := ifb.Stamping()
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec, err := inbound.LoadObjects()
-	if err != nil {
-		t.Fatal(err)
-	}
 	config := inbound.ObjectsFlInConfig{
 		Delay: uint64(s.delay), Levels: 1 << f.target.Level, Mark: 0x1234abcd, Done: 0xbeef,
 	}
@@ -188,27 +180,12 @@ func (d *delayed) load(f *fixture, s setting) (unstamp bool) {
 	if s.peer.IsValid() {
 		config.Filter.Flags |= 1
 	}
-	if err := spec.Variables[inbound.ObjectsVarFlInConfig].Set(config); err != nil {
-		t.Fatal(err)
-	}
-	wanted := map[string]string{inbound.ObjectsProgFlInChoose: "choose", stampName: "stamp"}
-	if unstampName != "" {
-		wanted[unstampName] = "unstamp"
-	}
-	for name := range spec.Programs {
-		if wanted[name] == "" {
-			delete(spec.Programs, name)
-		}
-	}
-	collection, err := ebpf.NewCollection(spec)
+	collection, programs, err := loadWith(config)
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
 	t.Cleanup(collection.Close)
-	d.maps, d.programs = collection.Maps, map[string]*ebpf.Program{}
-	for name, program := range collection.Programs {
-		d.programs[wanted[name]] = program
-	}
+	d.maps, d.programs = collection.Maps, programs
 	if err := d.maps[inbound.ObjectsMapFlTargets].Put(f.target.ID, uint8(1)); err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +196,49 @@ func (d *delayed) load(f *fixture, s setting) (unstamp bool) {
 			t.Fatal(err)
 		}
 	}
-	return unstampName != ""
+	return d.programs["unstamp"] != nil
+}
+
+// loadWith loads the programs that this kernel takes, under short names.
+func loadWith(config inbound.ObjectsFlInConfig) (*ebpf.Collection, map[string]*ebpf.Program, error) {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, nil, err
+	}
+	stamp, unstamp, err := ifb.Stamping()
+	if err != nil {
+		return nil, nil, err
+	}
+	spec, err := inbound.LoadObjects()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := spec.Variables[inbound.ObjectsVarFlInConfig].Set(config); err != nil {
+		return nil, nil, err
+	}
+	wanted := map[string]string{inbound.ObjectsProgFlInChoose: "choose", stamp: "stamp"}
+	if unstamp != "" {
+		wanted[unstamp] = "unstamp"
+	}
+	for name := range spec.Programs {
+		if wanted[name] == "" {
+			delete(spec.Programs, name)
+		}
+	}
+	collection, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, nil, err
+	}
+	programs := map[string]*ebpf.Program{}
+	for name, program := range collection.Programs {
+		programs[wanted[name]] = program
+	}
+	return collection, programs, nil
+}
+
+// loadPlain is for a process whose programs need not run.
+func loadPlain() (map[string]*ebpf.Program, error) {
+	_, programs, err := loadWith(inbound.ObjectsFlInConfig{})
+	return programs, err
 }
 
 // lease lets it go on for that long from now; 0 ends it.

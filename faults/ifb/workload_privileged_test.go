@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 	workloads["tcp-echo"] = tcpEcho
 	workloads["probe"] = probe
 	workloads["group"] = group
+	workloads["inject"] = inject
 	env.Main(m, workloads)
 }
 
