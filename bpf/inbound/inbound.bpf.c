@@ -3,15 +3,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Delay of what the target receives. fl_in_choose stands at the ingress of an
- * interface and finds the target's packets; an action behind it (mirred)
- * redirects those to an ifb device of ours. fl_in_stamp stands at the egress of
- * that device, in front of its fq: it says when the packet may go on. After fq
- * has let it go, ifb puts it back into the receive path at the interface by
- * which it came, past tc.
+ * interface and finds the target's packets; an action behind it (mirred) sends
+ * a clone of each to an ifb device of ours, and fl_in_swallow, the next filter,
+ * lets the packet itself vanish. fl_in_stamp stands at the egress of the
+ * device, in front of its fq: it says when the clone may go on. After fq has
+ * let it go, ifb puts it into the receive path at the interface by which it
+ * came, past tc.
  *
- * There are two programs because the redirection clears the packet's tstamp.
- * What the first has decided the second finds in skb->cb, which is scratch
- * space between tc programs and which nothing in between writes to.
+ * A clone, since a packet that has come by a veth still belongs to its sender's
+ * socket until IP gets it (skb_orphan in ip_rcv_core); while it waits TCP Small
+ * Queues would let the sender have no more than two or so under way. The clone
+ * is nobody's.
+ *
+ * A stamp at the device, since the redirection clears the packet's tstamp. What
+ * fl_in_choose has decided the others find in skb->cb, which is scratch space
+ * between tc programs and which nothing in between writes to.
  */
 #include "../include/abi.h"
 #include "../include/dice.h"
@@ -39,7 +45,7 @@ struct fl_in_config {
 	/* Bit n: some target is at level n of the hierarchy. */
 	__u32 levels;
 	__u32 flags; /* enum fl_in_flag */
-	/* Random, never 0, and the fault's own: in skb->cb, "to be stamped". */
+	/* Random, and the fault's own: in skb->cb, "chosen". */
 	__u32 mark;
 	/* Random, 1 to 65535, and the fault's own: in skb->tc_index, "has been
 	 * delayed". Above the interface a packet came by there may be others
@@ -146,23 +152,45 @@ int fl_in_choose(struct fl_skb *skb)
 		return NO_MATCH;
 	departure = bpf_ktime_get_ns() + fl_in_config.delay;
 	skb->cb[0] = fl_in_config.mark;
-	skb->cb[1] = departure;
-	skb->cb[2] = departure >> 32;
+	skb->cb[1] = ~fl_in_config.mark;
+	skb->cb[2] = departure;
+	skb->cb[3] = departure >> 32;
 	return MATCH;
 }
 
-/* Returns when the packet may go on (CLOCK_MONOTONIC), or 0. */
+/* What the layers below leave in cb is as good as random: 64 bits are compared. */
+static __always_inline int is_chosen(struct fl_skb *skb)
+{
+	return skb->cb[0] == fl_in_config.mark && skb->cb[1] == ~fl_in_config.mark;
+}
+
+/*
+ * It asks for no lease: a packet whose clone is on its way must not be received
+ * itself, also when the lease has ended between the two.
+ */
+SEC("tc")
+int fl_in_swallow(struct fl_skb *skb)
+{
+	return is_chosen(skb) ? TC_ACT_STOLEN : TC_ACT_UNSPEC;
+}
+
+/*
+ * Returns when the clone may go on (CLOCK_MONOTONIC), or 0 for at once. It will
+ * be received in any case, so that first of all no filter above may take it for
+ * one that has just been chosen.
+ */
 static __always_inline __u64 departure(struct fl_skb *skb)
 {
 	__u64 now;
 
-	if (!lease_start(&now))
-		return 0;
-	if (skb->cb[0] != fl_in_config.mark)
+	if (!is_chosen(skb))
 		return 0;
 	skb->cb[0] = 0;
+	skb->cb[1] = 0;
 	skb->tc_index = fl_in_config.done;
-	return skb->cb[1] | (__u64)skb->cb[2] << 32;
+	if (!lease_start(&now))
+		return 0;
+	return skb->cb[2] | (__u64)skb->cb[3] << 32;
 }
 
 /* The protocol gives a packet the time of its arrival instead of the stamp when

@@ -116,6 +116,7 @@ const (
 	ObjectsProgFlInChoose    = "fl_in_choose"
 	ObjectsProgFlInStamp     = "fl_in_stamp"
 	ObjectsProgFlInStampBare = "fl_in_stamp_bare"
+	ObjectsProgFlInSwallow   = "fl_in_swallow"
 	ObjectsProgFlInUnstamp   = "fl_in_unstamp"
 	ObjectsVarFlInConfig     = "fl_in_config"
 )
@@ -165,6 +166,7 @@ type ObjectsProgramSpecs struct {
 	FlInChoose    *ebpf.ProgramSpec `ebpf:"fl_in_choose"`
 	FlInStamp     *ebpf.ProgramSpec `ebpf:"fl_in_stamp"`
 	FlInStampBare *ebpf.ProgramSpec `ebpf:"fl_in_stamp_bare"`
+	FlInSwallow   *ebpf.ProgramSpec `ebpf:"fl_in_swallow"`
 	FlInUnstamp   *ebpf.ProgramSpec `ebpf:"fl_in_unstamp"`
 }
 
@@ -252,6 +254,7 @@ type ObjectsPrograms struct {
 	FlInChoose    *ebpf.Program `ebpf:"fl_in_choose"`
 	FlInStamp     *ebpf.Program `ebpf:"fl_in_stamp"`
 	FlInStampBare *ebpf.Program `ebpf:"fl_in_stamp_bare"`
+	FlInSwallow   *ebpf.Program `ebpf:"fl_in_swallow"`
 	FlInUnstamp   *ebpf.Program `ebpf:"fl_in_unstamp"`
 }
 
@@ -260,6 +263,7 @@ func (p *ObjectsPrograms) Close() error {
 		p.FlInChoose,
 		p.FlInStamp,
 		p.FlInStampBare,
+		p.FlInSwallow,
 		p.FlInUnstamp,
 	)
 }

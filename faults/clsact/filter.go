@@ -34,11 +34,11 @@ type Filter struct {
 	Name     string
 	Priority uint16
 	Program  *ebpf.Program
-	// Redirect is the interface out of which packets are sent that the program
-	// matches, by its answer -1 (mirred egress redirect, tc-mirred(8)). 0 is
-	// for a program whose answer is itself the action (direct-action,
-	// tc-bpf(8)).
-	Redirect int
+	// CloneTo is the interface out of which a clone is sent of each packet that
+	// the program matches, by its answer -1; the packet goes on to the next
+	// filter (mirred egress redirect, continue, tc-mirred(8)). 0 is for a
+	// program whose answer is itself the action (direct-action, tc-bpf(8)).
+	CloneTo int
 }
 
 // Add puts a filter in place. The library knows no actions of BPF filters, so
@@ -56,11 +56,16 @@ func Add(ns *netns.Namespace, f Filter) error {
 	options.AddRtAttr(nl.TCA_BPF_FD, nl.Uint32Attr(uint32(f.Program.FD())))
 	options.AddRtAttr(nl.TCA_BPF_NAME, nl.ZeroTerminated(f.Name))
 	var flags uint32
-	if f.Redirect == 0 {
+	if f.CloneTo == 0 {
 		flags = nl.TCA_BPF_FLAG_ACT_DIRECT
 	} else {
+		// A redirection that ends with "stolen" takes the packet itself, any
+		// other a clone (tcf_mirred_can_reinsert); a mirror, which always takes
+		// a clone, does not mark it as ifb wants it.
+		redirect := netlink.NewMirredAction(f.CloneTo)
+		redirect.ActionAttrs.Action = netlink.TC_ACT_UNSPEC
 		actions := options.AddRtAttr(nl.TCA_BPF_ACT, nil)
-		if err := netlink.EncodeActions(actions, []netlink.Action{netlink.NewMirredAction(f.Redirect)}); err != nil {
+		if err := netlink.EncodeActions(actions, []netlink.Action{redirect}); err != nil {
 			return err
 		}
 	}
@@ -82,7 +87,6 @@ func Filters(h *netlink.Handle, link netlink.Link, side Side) ([]netlink.Filter,
 	if err != nil {
 		return nil, fmt.Errorf("listing the qdiscs of %s: %w", link.Attrs().Name, err)
 	}
-	// A qdisc ingress is a clsact without an egress (net/sched/sch_ingress.c).
 	if !slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool {
 		return q.Type() == "clsact" || q.Type() == "ingress" && side == Ingress
 	}) {
@@ -104,6 +108,26 @@ func Name(filter netlink.Filter) string {
 	}
 	name, _, _ := strings.Cut(bpf.Name, ":")
 	return name
+}
+
+// Find tells whether a filter of that name is among those listed. One that has
+// another program is an error.
+func Find(filters []netlink.Filter, name string, program *ebpf.Program) (bool, error) {
+	for _, filter := range filters {
+		if Name(filter) != name {
+			continue
+		}
+		info, err := program.Info()
+		if err != nil {
+			return false, fmt.Errorf("asking for a program: %w", err)
+		}
+		wanted, _ := info.ID()
+		if id := ebpf.ProgramID(filter.(*netlink.BpfFilter).Id); id != wanted {
+			return false, fmt.Errorf("filter %s has program %d, and not %d", name, id, wanted)
+		}
+		return true, nil
+	}
+	return false, nil
 }
 
 // Remove removes the filters of that name from one side. None is no error.

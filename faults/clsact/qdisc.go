@@ -80,7 +80,7 @@ func ensure(ns *netns.Namespace, index int, marked bool) error {
 }
 
 // List returns the interfaces of a namespace that have a clsact, by index, and
-// whether it has our mark.
+// whether it has our mark. A qdisc ingress counts as one of somebody else.
 func List(ns *netns.Namespace) (ours map[int]bool, err error) {
 	var messages [][]byte
 	err = ns.Do(func() (err error) {
@@ -109,8 +109,9 @@ func List(ns *netns.Namespace) (ours map[int]bool, err error) {
 				marked = bytes.Contains(attribute.Value, text)
 			}
 		}
-		if kind == "clsact" {
-			ours[int(nl.DeserializeTcMsg(message).Ifindex)] = marked
+		// It is a clsact without an egress (net/sched/sch_ingress.c).
+		if kind == "clsact" || kind == "ingress" {
+			ours[int(nl.DeserializeTcMsg(message).Ifindex)] = marked && kind == "clsact"
 		}
 	}
 	return ours, nil

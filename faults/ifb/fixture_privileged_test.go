@@ -86,7 +86,6 @@ type setting struct {
 	delay     time.Duration
 	ownNetns  bool
 	observe   bool
-	port      uint16 // of the peer; 0 for all
 	peer      netip.Addr
 	packets   uint32
 	namespace *env.Namespace // A
@@ -129,7 +128,7 @@ func (f *fixture) begin(s setting, interfaces ...string) *delayed {
 	}
 	t.Cleanup(d.end)
 	for _, name := range interfaces {
-		if err := d.device.Steer(index(s.namespace, name), d.programs["choose"]); err != nil {
+		if err := d.device.Steer(index(s.namespace, name), d.programs["choose"], d.programs["swallow"]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -215,7 +214,9 @@ func loadWith(config inbound.ObjectsFlInConfig) (*ebpf.Collection, map[string]*e
 	if err := spec.Variables[inbound.ObjectsVarFlInConfig].Set(config); err != nil {
 		return nil, nil, err
 	}
-	wanted := map[string]string{inbound.ObjectsProgFlInChoose: "choose", stamp: "stamp"}
+	wanted := map[string]string{
+		inbound.ObjectsProgFlInChoose: "choose", inbound.ObjectsProgFlInSwallow: "swallow", stamp: "stamp",
+	}
 	if unstamp != "" {
 		wanted[unstamp] = "unstamp"
 	}

@@ -33,6 +33,8 @@ var ErrNoModule = errors.New("the module ifb is not loaded: modprobe ifb numifbs
 const (
 	namePrefix = "fl"
 	nameDigits = 10
+	// swallowSuffix ends the names of the second filters at interfaces.
+	swallowSuffix = "-swallow"
 	// stampFilter is the name of the filter on the device itself.
 	stampFilter = "faultline"
 	// withoutIPv6 is too small an MTU for IPv6 (IPV6_MIN_MTU), which else gives
@@ -156,103 +158,39 @@ func queue(index int, o Options) netlink.Qdisc {
 	return fq
 }
 
-// Steer puts program, fl_in_choose of bpf/inbound, at the ingress of an
-// interface, and leads the packets that it matches to the device. It stands
-// behind all other filters: those see every packet first, as before, since a
-// packet that comes back from the device passes no filter again. An interface
-// that is steered already is left as it is. The undo of the device covers it.
-func (d *Device) Steer(index int, program *ebpf.Program) error {
-	h, err := d.ns.Handle()
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	link, err := h.LinkByIndex(index)
-	if err != nil {
-		return fmt.Errorf("looking for interface %d in %s: %w", index, d.ns, err)
-	}
-	// Another run may take the clsact away as idle before the filter is there
-	// only where the lock could not be had.
-	return d.ns.Exclusively(func() error {
-		filters, err := clsact.Filters(h, link, clsact.Ingress)
-		if err != nil {
-			return err
-		}
-		name := steering(d.Name)
-		for _, filter := range filters {
-			if clsact.Name(filter) == name {
-				return nil
-			}
-		}
-		if err := clsact.Ensure(d.ns, index); err != nil {
-			return err
-		}
-		err = clsact.Add(d.ns, clsact.Filter{
-			Index: index, Side: clsact.Ingress, Name: name, Priority: clsact.LastPriority(filters),
-			Program: program, Redirect: d.Index,
-		})
-		if err != nil {
-			return errors.Join(err, clsact.RemoveIdle(d.ns, h, link))
-		}
-		return nil
-	})
-}
-
 // Revert takes the device and all its filters away, after the packets that
 // wait in it have gone on. It may be called again.
 func (d *Device) Revert(ctx context.Context) error { return d.undone.Undo(ctx) }
 
-// Stats are what became of the packets that were led to the device.
-type Stats struct {
-	// Waiting in fq.
-	Waiting uint64
-	// Dropped by fq, whose limit was reached, or by the device.
-	Dropped uint64
-	// Passed on to the receive path.
-	Passed uint64
-}
-
-// Stats asks the kernel.
-func (d *Device) Stats() (Stats, error) {
-	h, err := d.ns.Handle()
+// Adopt takes over the device of an earlier process, by its record. It is nil
+// where the device is no more. With another program than stamp on it, it is an
+// error.
+func Adopt(ns *netns.Namespace, stamp *ebpf.Program, record Undo, undone fault.Undone) (*Device, error) {
+	h, err := ns.Handle()
 	if err != nil {
-		return Stats{}, err
+		return nil, err
 	}
 	defer h.Close()
-	link, err := h.LinkByIndex(d.Index)
+	link, err := h.LinkByName(record.Name)
+	if gone(err) || err == nil && !isOurs(link) {
+		return nil, nil
+	}
 	if err != nil {
-		return Stats{}, fmt.Errorf("looking for interface %s in %s: %w", d.Name, d.ns, err)
+		return nil, fmt.Errorf("looking for interface %s in %s: %w", record.Name, ns, err)
 	}
-	stats, _, err := traffic(h, link)
-	return stats, err
-}
-
-// traffic also tells how many packets are between fq and the receive path.
-func traffic(h *netlink.Handle, link netlink.Link) (stats Stats, within uint64, err error) {
-	qdiscs, err := h.QdiscList(link)
+	filters, err := clsact.Filters(h, link, clsact.Egress)
 	if err != nil {
-		return stats, 0, fmt.Errorf("listing the qdiscs of %s: %w", link.Attrs().Name, err)
+		return nil, err
 	}
-	for _, qdisc := range qdiscs {
-		s := qdisc.Attrs().Statistics
-		if qdisc.Attrs().Parent == netlink.HANDLE_ROOT && s != nil && s.Queue != nil {
-			stats.Waiting, stats.Dropped = uint64(s.Queue.Qlen), uint64(s.Queue.Drops)
-		}
+	d := &Device{Name: record.Name, Index: link.Attrs().Index, ns: ns, undone: undone}
+	found, err := clsact.Find(filters, stampFilter, stamp)
+	if err == nil && !found {
+		err = errors.New("it has no filter")
 	}
-	// What leaves fq an ifb counts as received, and what it puts back into the
-	// receive path as transmitted (ifb_xmit, ifb_ri_tasklet). Both are read
-	// after fq's length: what has left meanwhile is in the first.
-	link, err = h.LinkByIndex(link.Attrs().Index)
 	if err != nil {
-		return stats, 0, fmt.Errorf("reading the counters of %s: %w", link, err)
+		return nil, fmt.Errorf("adopting interface %s in %s: %w", d.Name, ns, err)
 	}
-	s := link.Attrs().Statistics
-	stats.Passed = s.TxPackets - s.TxDropped
-	stats.Dropped += s.RxDropped + s.TxDropped
-	if gone := s.RxDropped + s.TxPackets; s.RxPackets > gone {
-		within = s.RxPackets - gone
-	}
-	return stats, within, nil
+	return d, nil
 }
 
 func randomName() string {
@@ -271,15 +209,6 @@ func isName(name string) bool {
 	digits, found := strings.CutPrefix(name, namePrefix)
 	_, err := hex.DecodeString(digits)
 	return found && len(digits) == nameDigits && err == nil
-}
-
-// steering is the name of the filters that lead to a device.
-func steering(device string) string { return clsact.Prefix + device }
-
-// steersTo is the device that a filter of that name leads to.
-func steersTo(filter string) (device string, ok bool) {
-	device, found := strings.CutPrefix(filter, clsact.Prefix)
-	return device, found && isName(device)
 }
 
 // gone tells whether an error of netlink says that the interface is no more.

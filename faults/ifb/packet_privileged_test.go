@@ -3,15 +3,19 @@
 package ifb_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"faultline.dev/faultline/faults/clsact"
+	"faultline.dev/faultline/faults/ifb"
+	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/test/env"
 )
 
@@ -109,9 +113,11 @@ func TestForeignFiltersAndMarks(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := dump(f.network.A)
-	if err := d.device.Steer(index(f.network.A, env.Veth), d.programs["choose"]); err != nil {
+	f.foreign(d, "tc filter bpf, priority 40000 foreign")
+	if err := d.device.Steer(index(f.network.A, env.Veth), d.programs["choose"], d.programs["swallow"]); err != nil {
 		t.Fatal(err)
 	}
+	f.foreign(d, "tc filter bpf, priority 40000 foreign")
 	d.lease(time.Hour)
 	socket := newLooker(t, ebpf.CGroupSKB, false, 1)
 	l, err := link.AttachCgroup(link.CgroupOptions{
@@ -136,6 +142,40 @@ func TestForeignFiltersAndMarks(t *testing.T) {
 	if after := dump(f.network.A); after != withoutDevice(before, d.device.Name) {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
+}
+
+// foreign compares what others have at the interface.
+func (f *fixture) foreign(d *delayed, want ...string) {
+	f.t.Helper()
+	list, err := ifb.Foreign(d.ns, index(f.network.A, env.Veth))
+	if err != nil {
+		f.t.Error(err)
+	}
+	if diff := cmp.Diff(want, list); diff != "" {
+		f.t.Error(diff)
+	}
+}
+
+func TestForeignTCX(t *testing.T) {
+	f := newFixture(t)
+	need(t, kernel.TCX)
+	d := f.delay(setting{delay: wait}, env.Veth)
+	f.foreign(d)
+	foreign := newLooker(t, ebpf.SchedCLS, false, -1)
+	var l link.Link
+	f.network.A.Do(func() (err error) {
+		l, err = link.AttachTCX(link.TCXOptions{
+			Interface: index(f.network.A, env.Veth), Program: foreign.program, Attach: ebpf.AttachTCXIngress,
+		})
+		return err
+	})
+	defer func() { _ = l.Close() }()
+	info, err := foreign.program.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := info.ID()
+	f.foreign(d, fmt.Sprintf("tcx program %d", id))
 }
 
 // What others let pass for good we never see; it is no worse than without us.

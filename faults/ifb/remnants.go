@@ -62,6 +62,10 @@ func marked(ns *netns.Namespace) ([]mine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing the interfaces of %s: %w", ns, err)
 	}
+	clsacts, err := clsact.List(ns)
+	if err != nil {
+		return nil, err
+	}
 	found := map[string]*mine{}
 	get := func(name string) *mine {
 		if found[name] == nil {
@@ -78,10 +82,13 @@ func marked(ns *netns.Namespace) ([]mine, error) {
 			errs = append(errs, err)
 			continue
 		}
+		if _, has := clsacts[link.Attrs().Index]; !has {
+			continue
+		}
 		filters, err := clsact.Filters(h, link, clsact.Ingress)
 		errs = append(errs, err)
 		for _, filter := range filters {
-			if device, ok := steersTo(clsact.Name(filter)); ok {
+			if device, ok := deviceOf(clsact.Name(filter)); ok {
 				m := get(device)
 				m.programs = append(m.programs, ebpf.ProgramID(filter.(*netlink.BpfFilter).Id))
 			}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -82,18 +84,18 @@ func (u Undo) Undo(ctx context.Context) error {
 	return nil
 }
 
-// unsteer removes the filters. Without its device a filter would drop what it
+// unsteer removes the filters everywhere. Without its device a filter would drop what it
 // redirects.
 func (u Undo) unsteer(ns *netns.Namespace, h *netlink.Handle) error {
-	links, err := h.LinkList()
+	clsacts, err := clsact.List(ns)
 	if err != nil {
-		return fmt.Errorf("listing the interfaces of %s: %w", ns, err)
+		return err
 	}
 	var errs []error
-	for _, link := range links {
-		err := clsact.Remove(h, link, clsact.Ingress, steering(u.Name))
+	for _, index := range slices.Sorted(maps.Keys(clsacts)) {
+		link, err := h.LinkByIndex(index)
 		if err == nil {
-			err = clsact.RemoveIdle(ns, h, link)
+			err = unsteer(ns, h, link, u.Name)
 		}
 		if err != nil && !gone(err) {
 			errs = append(errs, err)

@@ -89,6 +89,48 @@ func decoded(t *testing.T, undo fault.Undo) fault.Undo {
 	return again
 }
 
+// A process takes over what another one has left, if it is the same.
+func TestAdopt(t *testing.T) {
+	f := newFixture(t)
+	before := dump(f.network.A)
+	d := f.delay(setting{delay: wait}, env.Veth)
+	record := d.recorder.Open()[0].(ifb.Undo)
+	undone, err := d.recorder.Record(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if device, err := ifb.Adopt(d.ns, d.programs["choose"], record, undone); err == nil {
+		t.Errorf("adopted %s with another program", device.Name)
+	}
+	device, err := ifb.Adopt(d.ns, d.programs["stamp"], record, undone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if device.Name != d.device.Name || device.Index != d.device.Index {
+		t.Errorf("adopted %s, index %d, for %s, index %d", device.Name, device.Index, d.device.Name, d.device.Index)
+	}
+	during := dump(f.network.A)
+	at := index(f.network.A, env.Veth)
+	if err := device.Steer(at, d.programs["choose"], d.programs["swallow"]); err != nil {
+		t.Error(err)
+	}
+	if err := device.Steer(at, d.programs["stamp"], d.programs["swallow"]); err == nil {
+		t.Error("steered with another program")
+	}
+	if diff := cmp.Diff(during, dump(f.network.A)); diff != "" {
+		t.Error(diff)
+	}
+	if err := device.Revert(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(before, dump(f.network.A)); diff != "" {
+		t.Error(diff)
+	}
+	if device, err := ifb.Adopt(d.ns, d.programs["stamp"], record, undone); device != nil || err != nil {
+		t.Errorf("adopted what is gone: %v, %v", device, err)
+	}
+}
+
 // Packets that wait when the fault is taken back arrive.
 func TestWaitingPacketsArrive(t *testing.T) {
 	const count = 200
@@ -151,7 +193,7 @@ func inject(in io.Reader, out *json.Encoder, args []string) error {
 		if err != nil {
 			return err
 		}
-		if err := device.Steer(link.Attrs().Index, programs["choose"]); err != nil {
+		if err := device.Steer(link.Attrs().Index, programs["choose"], programs["swallow"]); err != nil {
 			return err
 		}
 	}
@@ -289,7 +331,7 @@ func TestCreateThatFails(t *testing.T) {
 	})
 	t.Run("a program that can't steer", func(t *testing.T) {
 		d := f.begin(setting{delay: wait})
-		if err := d.device.Steer(index(f.network.A, env.Veth), newLooker(t, ebpf.CGroupSKB, false, 1).program); err == nil {
+		if err := d.device.Steer(index(f.network.A, env.Veth), newLooker(t, ebpf.CGroupSKB, false, 1).program, d.programs["swallow"]); err == nil {
 			t.Error("no error")
 		}
 		d.end()

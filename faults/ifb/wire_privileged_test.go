@@ -23,8 +23,8 @@ func TestLoopback(t *testing.T) {
 	f := newFixture(t)
 	const address, other = "127.0.0.1:7000", "127.0.0.1:7001"
 	f.serve(f.neighbour, f.network.A, "udp-echo", address)
-	f.serve(f.neighbour, f.network.A, "tcp-echo", address)
-	f.serve(f.target, f.network.A, "tcp-echo", other)
+	f.serve(f.neighbour, f.network.A, "tcp-serve", address)
+	f.serve(f.target, f.network.A, "tcp-serve", other)
 	target, inside := f.prober(f.target, f.network.A, address), f.prober(f.target, f.network.A, other)
 	neighbour := f.prober(f.neighbour, f.network.A, address)
 	d := f.delay(setting{delay: wait}, "lo")

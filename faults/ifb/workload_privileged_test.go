@@ -26,7 +26,6 @@ import (
 func TestMain(m *testing.M) {
 	workloads := env.Traffic()
 	workloads["udp-echo"] = udpEcho
-	workloads["tcp-echo"] = tcpEcho
 	workloads["probe"] = probe
 	workloads["group"] = group
 	workloads["inject"] = inject
@@ -50,27 +49,6 @@ func udpEcho(in io.Reader, out *json.Encoder, args []string) error {
 				return
 			}
 			_, _ = connection.WriteTo(buffer[:n], from)
-		}
-	}()
-	return hold(in, out)
-}
-
-// tcpEcho sends everything back.
-func tcpEcho(in io.Reader, out *json.Encoder, args []string) error {
-	listener, err := net.Listen("tcp", args[0])
-	if err != nil {
-		return err
-	}
-	go func() {
-		for {
-			connection, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				_, _ = io.Copy(connection, connection)
-				_ = connection.Close()
-			}()
 		}
 	}()
 	return hold(in, out)
