@@ -31,9 +31,9 @@ var (
 // Catalogue lists every kind, in a stable order: family by family, as in the
 // contract. A test holds it against the members of the contract's oneof.
 func Catalogue() []fault.Kind {
-	kinds := []fault.Kind{network.Loss(), network.Partition()}
+	var kinds []fault.Kind
 	for _, family := range [][]fault.Kind{
-		network.Unbuilt(),
+		network.Kinds(),
 		socket.Kinds(),
 		syscall.Kinds(),
 		file.Kinds(),

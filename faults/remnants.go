@@ -10,14 +10,15 @@ import (
 	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/faults/pin"
+	"faultline.dev/faultline/faults/qdisc"
 )
 
 // Remnants finds what is left of faults by its mark alone, without any journal:
 // directories of pins, cls_bpf filters and clsacts, ifb devices with what leads
-// to them, and cgroups of probes below
-// cgroupRoot ("" without cgroup v2). What a live process owns is not among
-// them; what nobody owns is, also while its lease runs. The undos are to be run
-// in their order. What was found is returned beside an error.
+// to them, root qdiscs, and cgroups of probes below cgroupRoot ("" without
+// cgroup v2). What a live process owns is not among them; what nobody owns is,
+// also while its lease runs. The undos are to be run in their order. What was
+// found is returned beside an error.
 func Remnants(ctx context.Context, cgroupRoot string) ([]fault.Undo, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -25,8 +26,9 @@ func Remnants(ctx context.Context, cgroupRoot string) ([]fault.Undo, error) {
 	pins, err := pin.Remnants()
 	filters, filtersErr := network.Remnants()
 	devices, devicesErr := ifb.Remnants()
+	qdiscs, qdiscsErr := qdisc.Remnants()
 	cgroups, cgroupsErr := probeCgroups(cgroupRoot)
-	return slices.Concat(pins, filters, devices, cgroups), errors.Join(err, filtersErr, devicesErr, cgroupsErr)
+	return slices.Concat(pins, filters, devices, qdiscs, cgroups), errors.Join(err, filtersErr, devicesErr, qdiscsErr, cgroupsErr)
 }
 
 func probeCgroups(root string) (undos []fault.Undo, err error) {

@@ -9,6 +9,7 @@ import (
 	"faultline.dev/faultline/faults/ifb"
 	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/faults/pin"
+	"faultline.dev/faultline/faults/qdisc"
 )
 
 // DecodeUndo makes an undo of its kind and of the JSON that a journal holds.
@@ -19,6 +20,8 @@ func DecodeUndo(kind string, data []byte) (fault.Undo, error) {
 		return decode[network.TCFilter](kind, data)
 	case ifb.Kind:
 		return decode[ifb.Undo](kind, data)
+	case qdisc.RootKind:
+		return decode[qdisc.Root](kind, data)
 	case pin.Kind:
 		return decode[pin.Directory](kind, data)
 	case cgroupfile.SettingKind:

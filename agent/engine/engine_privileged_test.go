@@ -383,7 +383,7 @@ func TestFaultThatIsNotBuiltIsRefused(t *testing.T) {
 	_, err := l.run(t.Context(), `
   steps:
   - faults:
-    - {target: {cgroup: %[1]s}, networkLatency: {delay: 10ms}, duration: 1s}
+    - {target: {cgroup: %[1]s}, processKill: {signal: SIGKILL}, duration: 1s}
 `, nothing)
 	if !errors.Is(err, fault.ErrNotBuilt) {
 		t.Errorf("ended with %v", err)

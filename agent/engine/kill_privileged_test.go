@@ -25,6 +25,7 @@ import (
 	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/network"
+	"faultline.dev/faultline/faults/qdisc"
 	"faultline.dev/faultline/test/env"
 	"faultline.dev/faultline/test/vm/kernels"
 )
@@ -32,7 +33,7 @@ import (
 // scenario is a fault that processes die with.
 type scenario struct {
 	name  string
-	needs kernel.Capability
+	needs []kernel.Capability
 	// steps is a document from "steps:" on.
 	steps string
 }
@@ -41,18 +42,29 @@ func oneFault(what string) string {
 	return "steps: [{faults: [{target: {cgroup: %[1]s}, duration: 300ms, " + what + "}]}]\n"
 }
 
+func needs(capabilities ...kernel.Capability) []kernel.Capability { return capabilities }
+
 var scenarios = []scenario{
-	{"loss by tcx", kernel.TCX, oneFault("networkLoss: {percent: 50}, mechanism: tcx")},
-	{"loss by cls_bpf", kernel.ClsBPF, oneFault("networkLoss: {percent: 50}, mechanism: cls_bpf")},
-	{"partition", kernel.CgroupSKB, oneFault("networkPartition: {}")},
-	{"pinned loss by tcx", kernel.TCX, oneFault("networkLoss: {percent: 50}, mechanism: tcx, persistence: PINNED")},
-	{"pinned loss by cls_bpf", kernel.ClsBPF, oneFault("networkLoss: {percent: 50}, mechanism: cls_bpf, persistence: PINNED")},
-	{"pinned partition", kernel.CgroupSKB, oneFault("networkPartition: {}, persistence: PINNED")},
-	{"processor", kernel.CPUController, oneFault(`cpuPressure: {limit: "20%%"}`)},
-	{"memory", kernel.MemoryController, oneFault("memoryPressure: {limit: 64MiB}")},
-	{"processes", kernel.PidsController, oneFault(`pidsPressure: {limit: "50"}`)},
-	{"pause", kernel.CgroupFreeze, oneFault("processPause: {}")},
-	{"steps", kernel.CgroupFreeze, `steps:
+	{"loss by tcx", needs(kernel.TCX), oneFault("networkLoss: {percent: 50}, mechanism: tcx")},
+	{"loss by cls_bpf", needs(kernel.ClsBPF), oneFault("networkLoss: {percent: 50}, mechanism: cls_bpf")},
+	{"partition", needs(kernel.CgroupSKB), oneFault("networkPartition: {}")},
+	{"pinned loss by tcx", needs(kernel.TCX), oneFault("networkLoss: {percent: 50}, mechanism: tcx, persistence: PINNED")},
+	{"pinned loss by cls_bpf", needs(kernel.ClsBPF), oneFault("networkLoss: {percent: 50}, mechanism: cls_bpf, persistence: PINNED")},
+	{"pinned partition", needs(kernel.CgroupSKB), oneFault("networkPartition: {}, persistence: PINNED")},
+	{"latency by tcx_fq", needs(kernel.TCX, kernel.FQ), oneFault("networkLatency: {delay: 20ms, jitter: 5ms}, mechanism: tcx_fq")},
+	{"latency by cls_bpf_fq", needs(kernel.ClsBPF, kernel.FQ), oneFault("networkLatency: {delay: 20ms}, mechanism: cls_bpf_fq")},
+	{"pinned latency by tcx_fq", needs(kernel.TCX, kernel.FQ), oneFault("networkLatency: {delay: 20ms}, mechanism: tcx_fq, persistence: PINNED")},
+	{"pinned latency by cls_bpf_fq", needs(kernel.ClsBPF, kernel.FQ), oneFault("networkLatency: {delay: 20ms}, mechanism: cls_bpf_fq, persistence: PINNED")},
+	{"latency and loss", needs(kernel.ClsBPF, kernel.FQ), `steps:
+  - faults:
+    - {name: late, target: {cgroup: %[1]s}, duration: 200ms, networkLatency: {delay: 20ms}}
+    - {name: lose, target: {cgroup: %[1]s}, duration: 300ms, networkLoss: {percent: 10}}
+`},
+	{"processor", needs(kernel.CPUController), oneFault(`cpuPressure: {limit: "20%%"}`)},
+	{"memory", needs(kernel.MemoryController), oneFault("memoryPressure: {limit: 64MiB}")},
+	{"processes", needs(kernel.PidsController), oneFault(`pidsPressure: {limit: "50"}`)},
+	{"pause", needs(kernel.CgroupFreeze), oneFault("processPause: {}")},
+	{"steps", needs(kernel.CgroupFreeze), `steps:
   - faults:
     - {name: part, target: {cgroup: %[1]s}, duration: 100ms, networkPartition: {}}
     - {name: freeze, target: {cgroup: %[1]s}, duration: 200ms, processPause: {}}
@@ -73,10 +85,11 @@ func newArena(t *testing.T) *arena {
 	t.Helper()
 	a := &arena{lab: newLab(t), paths: map[string]string{}}
 	for _, s := range scenarios {
-		if !a.engine.Prober.Probe(t.Context(), s.needs).OK() {
+		lacks := slices.IndexFunc(s.needs, func(c kernel.Capability) bool { return !a.engine.Prober.Probe(t.Context(), c).OK() })
+		if lacks >= 0 {
 			// That each kernel has what it should is the business of the
 			// faults' own tests.
-			t.Logf("not here: %s, for want of %s", s.name, s.needs)
+			t.Logf("not here: %s, for want of %s", s.name, s.needs[lacks])
 			continue
 		}
 		a.scenarios = append(a.scenarios, s)
@@ -225,6 +238,9 @@ func (a *arena) nothingLeft() error {
 		if filter, ok := r.(network.TCFilter); ok && filter.NetNS != a.network.A.Inode() {
 			continue // of another test on this machine
 		}
+		if root, ok := r.(qdisc.Root); ok && root.NetNS != a.network.A.Inode() {
+			continue
+		}
 		if _, ok := r.(faults.ProbeCgroup); ok {
 			// It died while it probed: as revert --all, and as the next who
 			// probes.
@@ -267,6 +283,10 @@ type death struct {
 	orphaned bool
 }
 
+// ofUndoing are the moments at which the guard dies too, when it has the run's
+// place.
+var ofUndoing = []failpoint.Name{failpoint.Undoing, failpoint.Undone, failpoint.Noted, failpoint.RecordWritten, failpoint.QdiscRestored}
+
 // Every moment of every scenario, with the guard and without: a sample of them,
 // or all with FAULTLINE_DEATHS=100000.
 func TestDeathAtEveryMoment(t *testing.T) {
@@ -302,7 +322,7 @@ func TestDeathAtEveryMoment(t *testing.T) {
 		if err := a.guardless(); err != nil {
 			t.Fatalf("%s, %s: %v", d.scenario.name, moments, err)
 		}
-		if d.orphaned || d.moment == failpoint.Undoing || d.moment == failpoint.Undone || d.moment == failpoint.Noted || d.moment == failpoint.RecordWritten {
+		if d.orphaned || slices.Contains(ofUndoing, d.moment) {
 			// Nobody has taken anything back, or who did died too. Reverting
 			// dies as well, once.
 			killed(a.start([]string{"undoing", "undone", "noted", "closing", "renamed"}[random.IntN(5)], "revert", a.engine.StateDir))

@@ -54,6 +54,9 @@ func (r recorder) PinDir() string {
 	return filepath.Join(pin.Root, r.run.id, strconv.Itoa(slices.Index(r.run.faults, r.active)))
 }
 
+// Commons implements fault.Recorder.
+func (r recorder) Commons() *fault.Commons { return &r.run.commons }
+
 var errGuardDied = errors.New("the guard process died, which takes faults back when this process can't; nothing goes on without it")
 
 // startGuard starts the guard unless there is one.

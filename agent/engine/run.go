@@ -20,6 +20,7 @@ import (
 	"faultline.dev/faultline/agent/probe"
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/failpoint"
+	"faultline.dev/faultline/faults/fault"
 )
 
 // defaultLease is the lease of an experiment that gives none.
@@ -59,6 +60,9 @@ type run struct {
 	untold bool
 
 	saving sync.Mutex
+
+	// commons is shared by the faults.
+	commons fault.Commons
 }
 
 // probeFailed ends a run early because of a probe.
@@ -184,7 +188,7 @@ func (r *run) during(ctx context.Context, steps func(context.Context) error) (er
 	}()
 	defer r.dismissGuard()
 	defer func() {
-		err = errors.Join(err, r.journal.Close())
+		err = errors.Join(err, r.commons.Close(), r.journal.Close())
 		failpoint.Hit(failpoint.Closed)
 	}()
 	reporting := r.report(ctx)
@@ -288,7 +292,14 @@ func (r *run) firstOf(step int) (first int) {
 // inject puts the faults of a step in place, starts them together, and takes
 // each back when its time is over. When one can't be injected, none is started.
 func (r *run) inject(ctx context.Context, faults []*active) error {
-	err := parallel(faults, func(a *active) error { return a.inject(ctx) })
+	var err error
+	// One after another: what several of them decide about passes them in the
+	// order of the document. After an error nothing more is touched.
+	for _, a := range faults {
+		if err = a.inject(ctx); err != nil {
+			break
+		}
+	}
 	if err == nil {
 		err = parallel(faults, (*active).start)
 	}

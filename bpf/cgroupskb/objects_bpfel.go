@@ -39,8 +39,39 @@ type ObjectsFlConfig struct {
 		Flags    uint32
 		Protocol uint32
 	}
-	Mark    uint32
+	Delay struct {
+		_           structs.HostLayout
+		Delay       uint64
+		Jitter      uint64
+		Correlation uint64
+		Seed        uint64
+		Size        uint32
+		Shape       uint32
+	}
+	Shape struct {
+		_        structs.HostLayout
+		ByteTime uint64
+		Burst    uint64
+	}
+	Run     uint32
+	Fault   uint32
 	Observe uint32
+	Pad     uint32
+}
+
+type ObjectsFlDecision struct {
+	_         structs.HostLayout
+	Hold      uint64
+	Departure uint64
+	Mark      uint32
+	Faults    uint32
+	Effects   uint32
+	Pad       uint32
+}
+
+type ObjectsFlDelayTable struct {
+	_       structs.HostLayout
+	Entries [16385]int32
 }
 
 type ObjectsFlDiceState struct {
@@ -73,6 +104,20 @@ type ObjectsFlLease struct {
 	Start    uint64
 }
 
+type ObjectsFlMemory struct {
+	_     structs.HostLayout
+	Delay struct {
+		_     structs.HostLayout
+		Last  uint64
+		Drawn uint32
+		Pad   uint32
+	}
+	Shape struct {
+		_    structs.HostLayout
+		Paid uint64
+	}
+}
+
 type ObjectsFlPrefix struct {
 	_       structs.HostLayout
 	Length  uint32
@@ -93,17 +138,24 @@ type ObjectsFlStats struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	ObjectsMapFlDecisions    = "fl_decisions"
+	ObjectsMapFlDelays       = "fl_delays"
+	ObjectsMapFlDone         = "fl_done"
 	ObjectsMapFlEvents       = "fl_events"
 	ObjectsMapFlExcluded     = "fl_excluded"
 	ObjectsMapFlExempt       = "fl_exempt"
 	ObjectsMapFlLease        = "fl_lease"
+	ObjectsMapFlMemory       = "fl_memory"
 	ObjectsMapFlPeers        = "fl_peers"
 	ObjectsMapFlPorts        = "fl_ports"
 	ObjectsMapFlState        = "fl_state"
 	ObjectsMapFlStats        = "fl_stats"
 	ObjectsProgFlDropEgress  = "fl_drop_egress"
 	ObjectsProgFlDropIngress = "fl_drop_ingress"
-	ObjectsProgFlMarkEgress  = "fl_mark_egress"
+	ObjectsProgFlDupEgress   = "fl_dup_egress"
+	ObjectsProgFlHoldEgress  = "fl_hold_egress"
+	ObjectsProgFlLoseEgress  = "fl_lose_egress"
+	ObjectsProgFlShapeEgress = "fl_shape_egress"
 	ObjectsVarFlConfig       = "fl_config"
 )
 
@@ -151,21 +203,28 @@ type ObjectsSpecs struct {
 type ObjectsProgramSpecs struct {
 	FlDropEgress  *ebpf.ProgramSpec `ebpf:"fl_drop_egress"`
 	FlDropIngress *ebpf.ProgramSpec `ebpf:"fl_drop_ingress"`
-	FlMarkEgress  *ebpf.ProgramSpec `ebpf:"fl_mark_egress"`
+	FlDupEgress   *ebpf.ProgramSpec `ebpf:"fl_dup_egress"`
+	FlHoldEgress  *ebpf.ProgramSpec `ebpf:"fl_hold_egress"`
+	FlLoseEgress  *ebpf.ProgramSpec `ebpf:"fl_lose_egress"`
+	FlShapeEgress *ebpf.ProgramSpec `ebpf:"fl_shape_egress"`
 }
 
 // ObjectsMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsMapSpecs struct {
-	FlEvents   *ebpf.MapSpec `ebpf:"fl_events"`
-	FlExcluded *ebpf.MapSpec `ebpf:"fl_excluded"`
-	FlExempt   *ebpf.MapSpec `ebpf:"fl_exempt"`
-	FlLease    *ebpf.MapSpec `ebpf:"fl_lease"`
-	FlPeers    *ebpf.MapSpec `ebpf:"fl_peers"`
-	FlPorts    *ebpf.MapSpec `ebpf:"fl_ports"`
-	FlState    *ebpf.MapSpec `ebpf:"fl_state"`
-	FlStats    *ebpf.MapSpec `ebpf:"fl_stats"`
+	FlDecisions *ebpf.MapSpec `ebpf:"fl_decisions"`
+	FlDelays    *ebpf.MapSpec `ebpf:"fl_delays"`
+	FlDone      *ebpf.MapSpec `ebpf:"fl_done"`
+	FlEvents    *ebpf.MapSpec `ebpf:"fl_events"`
+	FlExcluded  *ebpf.MapSpec `ebpf:"fl_excluded"`
+	FlExempt    *ebpf.MapSpec `ebpf:"fl_exempt"`
+	FlLease     *ebpf.MapSpec `ebpf:"fl_lease"`
+	FlMemory    *ebpf.MapSpec `ebpf:"fl_memory"`
+	FlPeers     *ebpf.MapSpec `ebpf:"fl_peers"`
+	FlPorts     *ebpf.MapSpec `ebpf:"fl_ports"`
+	FlState     *ebpf.MapSpec `ebpf:"fl_state"`
+	FlStats     *ebpf.MapSpec `ebpf:"fl_stats"`
 }
 
 // ObjectsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -195,22 +254,30 @@ func (o *ObjectsObjects) Close() error {
 //
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsMaps struct {
-	FlEvents   *ebpf.Map `ebpf:"fl_events"`
-	FlExcluded *ebpf.Map `ebpf:"fl_excluded"`
-	FlExempt   *ebpf.Map `ebpf:"fl_exempt"`
-	FlLease    *ebpf.Map `ebpf:"fl_lease"`
-	FlPeers    *ebpf.Map `ebpf:"fl_peers"`
-	FlPorts    *ebpf.Map `ebpf:"fl_ports"`
-	FlState    *ebpf.Map `ebpf:"fl_state"`
-	FlStats    *ebpf.Map `ebpf:"fl_stats"`
+	FlDecisions *ebpf.Map `ebpf:"fl_decisions"`
+	FlDelays    *ebpf.Map `ebpf:"fl_delays"`
+	FlDone      *ebpf.Map `ebpf:"fl_done"`
+	FlEvents    *ebpf.Map `ebpf:"fl_events"`
+	FlExcluded  *ebpf.Map `ebpf:"fl_excluded"`
+	FlExempt    *ebpf.Map `ebpf:"fl_exempt"`
+	FlLease     *ebpf.Map `ebpf:"fl_lease"`
+	FlMemory    *ebpf.Map `ebpf:"fl_memory"`
+	FlPeers     *ebpf.Map `ebpf:"fl_peers"`
+	FlPorts     *ebpf.Map `ebpf:"fl_ports"`
+	FlState     *ebpf.Map `ebpf:"fl_state"`
+	FlStats     *ebpf.Map `ebpf:"fl_stats"`
 }
 
 func (m *ObjectsMaps) Close() error {
 	return _ObjectsClose(
+		m.FlDecisions,
+		m.FlDelays,
+		m.FlDone,
 		m.FlEvents,
 		m.FlExcluded,
 		m.FlExempt,
 		m.FlLease,
+		m.FlMemory,
 		m.FlPeers,
 		m.FlPorts,
 		m.FlState,
@@ -231,14 +298,20 @@ type ObjectsVariables struct {
 type ObjectsPrograms struct {
 	FlDropEgress  *ebpf.Program `ebpf:"fl_drop_egress"`
 	FlDropIngress *ebpf.Program `ebpf:"fl_drop_ingress"`
-	FlMarkEgress  *ebpf.Program `ebpf:"fl_mark_egress"`
+	FlDupEgress   *ebpf.Program `ebpf:"fl_dup_egress"`
+	FlHoldEgress  *ebpf.Program `ebpf:"fl_hold_egress"`
+	FlLoseEgress  *ebpf.Program `ebpf:"fl_lose_egress"`
+	FlShapeEgress *ebpf.Program `ebpf:"fl_shape_egress"`
 }
 
 func (p *ObjectsPrograms) Close() error {
 	return _ObjectsClose(
 		p.FlDropEgress,
 		p.FlDropIngress,
-		p.FlMarkEgress,
+		p.FlDupEgress,
+		p.FlHoldEgress,
+		p.FlLoseEgress,
+		p.FlShapeEgress,
 	)
 }
 

@@ -147,23 +147,28 @@ static __always_inline int rate_hits(const volatile struct fl_dice *dice, __u64 
 	return chance(dice, n, STREAM_RATE, dice->probability);
 }
 
-/*
- * Called once for each matching event. elapsed is the time since the fault
- * began; now is only used to space the sampled events.
- */
-static __always_inline enum fl_throw throw_dice(const volatile struct fl_dice *dice,
-						__u64 elapsed, __u64 now)
+/* NULL never happens, but to the verifier. */
+static __always_inline struct fl_dice_state *dice_state(void)
 {
 	__u32 key = 0;
-	struct fl_dice_state *state = bpf_map_lookup_elem(&fl_state, &key);
-	enum fl_throw result = THROW_PASS;
-	int hit;
-	__u64 n;
 
-	if (!state)
-		return THROW_PASS;
-	bpf_spin_lock(&state->lock);
-	n = state->ordinal++;
+	return bpf_map_lookup_elem(&fl_state, &key);
+}
+
+/*
+ * Called once for each matching event with the state locked; *ordinal is told.
+ * elapsed is the time since the fault began; now is only used to space the
+ * sampled events.
+ */
+static __always_inline enum fl_throw throw_dice(const volatile struct fl_dice *dice,
+						struct fl_dice_state *state,
+						__u64 elapsed, __u64 now,
+						__u64 *ordinal)
+{
+	enum fl_throw result = THROW_PASS;
+	__u64 n = state->ordinal++;
+	int hit;
+
 	/* The model goes on with every event, whatever the rate says. */
 	hit = model_hits(dice, state, n);
 	hit = hit && rate_hits(dice, n) && ramp_lets_hit(dice, n, elapsed);
@@ -177,6 +182,6 @@ static __always_inline enum fl_throw throw_dice(const volatile struct fl_dice *d
 			result = THROW_HIT_AND_SAMPLE;
 		}
 	}
-	bpf_spin_unlock(&state->lock);
+	*ordinal = n;
 	return result;
 }

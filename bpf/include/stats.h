@@ -10,7 +10,7 @@ struct fl_stats {
 	__u64 matched;
 	/* Events that were to be hit. */
 	__u64 chosen;
-	/* Events that were hit. */
+	/* Events that were hit where they were chosen. */
 	__u64 hit;
 };
 _Static_assert(sizeof(struct fl_stats) == 24, "known to Go");

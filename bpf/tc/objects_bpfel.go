@@ -13,22 +13,26 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type ObjectsFlDecision struct {
+	_         structs.HostLayout
+	Hold      uint64
+	Departure uint64
+	Mark      uint32
+	Faults    uint32
+	Effects   uint32
+	Pad       uint32
+}
+
 type ObjectsFlLease struct {
 	_        structs.HostLayout
 	Deadline uint64
 	Start    uint64
 }
 
-type ObjectsFlStats struct {
-	_       structs.HostLayout
-	Matched uint64
-	Chosen  uint64
-	Hit     uint64
-}
-
 type ObjectsFlTcConfig struct {
 	_      structs.HostLayout
-	Mark   uint32
+	Run    uint32
+	Fault  uint32
 	Levels uint32
 }
 
@@ -36,11 +40,14 @@ type ObjectsFlTcConfig struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	ObjectsMapFlDecisions  = "fl_decisions"
+	ObjectsMapFlDone       = "fl_done"
 	ObjectsMapFlLease      = "fl_lease"
-	ObjectsMapFlStats      = "fl_stats"
 	ObjectsMapFlTargets    = "fl_targets"
 	ObjectsProgFlClsEgress = "fl_cls_egress"
+	ObjectsProgFlClsHold   = "fl_cls_hold"
 	ObjectsProgFlTcxEgress = "fl_tcx_egress"
+	ObjectsProgFlTcxHold   = "fl_tcx_hold"
 	ObjectsVarFlTcConfig   = "fl_tc_config"
 )
 
@@ -87,16 +94,19 @@ type ObjectsSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsProgramSpecs struct {
 	FlClsEgress *ebpf.ProgramSpec `ebpf:"fl_cls_egress"`
+	FlClsHold   *ebpf.ProgramSpec `ebpf:"fl_cls_hold"`
 	FlTcxEgress *ebpf.ProgramSpec `ebpf:"fl_tcx_egress"`
+	FlTcxHold   *ebpf.ProgramSpec `ebpf:"fl_tcx_hold"`
 }
 
 // ObjectsMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsMapSpecs struct {
-	FlLease   *ebpf.MapSpec `ebpf:"fl_lease"`
-	FlStats   *ebpf.MapSpec `ebpf:"fl_stats"`
-	FlTargets *ebpf.MapSpec `ebpf:"fl_targets"`
+	FlDecisions *ebpf.MapSpec `ebpf:"fl_decisions"`
+	FlDone      *ebpf.MapSpec `ebpf:"fl_done"`
+	FlLease     *ebpf.MapSpec `ebpf:"fl_lease"`
+	FlTargets   *ebpf.MapSpec `ebpf:"fl_targets"`
 }
 
 // ObjectsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -126,15 +136,17 @@ func (o *ObjectsObjects) Close() error {
 //
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsMaps struct {
-	FlLease   *ebpf.Map `ebpf:"fl_lease"`
-	FlStats   *ebpf.Map `ebpf:"fl_stats"`
-	FlTargets *ebpf.Map `ebpf:"fl_targets"`
+	FlDecisions *ebpf.Map `ebpf:"fl_decisions"`
+	FlDone      *ebpf.Map `ebpf:"fl_done"`
+	FlLease     *ebpf.Map `ebpf:"fl_lease"`
+	FlTargets   *ebpf.Map `ebpf:"fl_targets"`
 }
 
 func (m *ObjectsMaps) Close() error {
 	return _ObjectsClose(
+		m.FlDecisions,
+		m.FlDone,
 		m.FlLease,
-		m.FlStats,
 		m.FlTargets,
 	)
 }
@@ -151,13 +163,17 @@ type ObjectsVariables struct {
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsPrograms struct {
 	FlClsEgress *ebpf.Program `ebpf:"fl_cls_egress"`
+	FlClsHold   *ebpf.Program `ebpf:"fl_cls_hold"`
 	FlTcxEgress *ebpf.Program `ebpf:"fl_tcx_egress"`
+	FlTcxHold   *ebpf.Program `ebpf:"fl_tcx_hold"`
 }
 
 func (p *ObjectsPrograms) Close() error {
 	return _ObjectsClose(
 		p.FlClsEgress,
+		p.FlClsHold,
 		p.FlTcxEgress,
+		p.FlTcxHold,
 	)
 }
 

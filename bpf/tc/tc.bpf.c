@@ -2,14 +2,20 @@
 
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The programs at the egress of an interface. They let the packets vanish that
- * bpf/cgroupskb has marked, in a way that no sender is told of. All other
- * packets cost one comparison.
+ * The programs at the egress of an interface. They do what bpf/cgroupskb has
+ * decided about a packet and left under its mark. All other packets cost one
+ * comparison.
+ *
+ * A packet that is held must not keep its socket: TCP lets only two or so of a
+ * socket's packets wait below it (TCP small queues), and gets a thousandth of
+ * its throughput. A copy that the kernel sends again has none. So the packet is
+ * replaced by a copy, which comes by here once more, gets back the mark that it
+ * had and the time when it may leave, and waits in the fq qdisc.
  */
 #include "../include/abi.h"
+#include "../include/decision.h"
 #include "../include/lease.h"
 #include "../include/packet.h"
-#include "../include/stats.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -20,11 +26,13 @@ enum {
 };
 
 struct fl_tc_config {
-	__u32 mark;
+	/* As in struct fl_config. */
+	__u32 run;
+	__u32 fault;
 	/* Bit n: some target is at level n of the hierarchy. */
 	__u32 levels;
 };
-_Static_assert(sizeof(struct fl_tc_config) == 8, "known to Go");
+_Static_assert(sizeof(struct fl_tc_config) == 12, "known to Go");
 
 volatile const struct fl_tc_config fl_tc_config;
 
@@ -35,6 +43,19 @@ struct {
 	__type(key, __u64);
 	__type(value, __u8);
 } fl_targets SEC(".maps");
+
+/* What becomes of a packet. */
+enum fate {
+	GOES_ON,
+	/* It goes on, and there was no memory to hit it. */
+	SPARED,
+	VANISHES,
+	/* The queue was full. */
+	DROPPED,
+};
+
+/* What sending says of a packet in whose place another one was dropped. */
+enum { NET_XMIT_CN = 2 };
 
 /* Marks can be set by others: the packet must be the target's too. */
 static __always_inline int of_target(struct __sk_buff *skb)
@@ -51,38 +72,141 @@ static __always_inline int of_target(struct __sk_buff *skb)
 	return 0;
 }
 
-static __always_inline int vanishes(struct __sk_buff *skb)
+/* Sends a copy without a socket, which comes by here too. */
+static __always_inline long send_copy(struct __sk_buff *skb)
 {
-	struct fl_packet packet;
+	long error;
+
+	skb->mark |= MARK_COPY;
+	error = bpf_clone_redirect(skb, skb->ifindex, 0);
+	/* Others have lost a packet for it. */
+	return error == NET_XMIT_CN ? 0 : error;
+}
+
+/* A copy, or two, in the packet's place. */
+static __always_inline enum fate replace(struct __sk_buff *skb,
+					 struct fl_decision *decision)
+{
+	long error = send_copy(skb);
+
+	if (error < 0) {
+		skb->mark = decision->mark;
+		return SPARED;
+	}
+	if (decision->effects & EFFECT_DUPLICATE)
+		send_copy(skb);
+	return error ? DROPPED : VANISHES;
+}
+
+/* The packet goes on itself, with its socket. */
+static __always_inline enum fate let_go(struct __sk_buff *skb,
+					struct fl_decision *decision)
+{
+	enum fate fate = GOES_ON;
+
+	if (decision->effects & EFFECT_DUPLICATE && send_copy(skb) < 0)
+		fate = SPARED;
+	skb->mark = decision->mark;
+	if (decision->effects & EFFECT_SHAPE)
+		skb->tstamp = decision->departure;
+	return fate;
+}
+
+/* The copy comes by. */
+static __always_inline enum fate send_off(struct __sk_buff *skb,
+					  struct fl_decision *decision)
+{
+	/* No copy has a socket: somebody else's has set this mark. */
+	if (bpf_skb_cgroup_id(skb))
+		return GOES_ON;
+	skb->mark = decision->mark;
+	if (decision->effects & (EFFECT_HOLD | EFFECT_SHAPE))
+		skb->tstamp = decision->departure;
+	return GOES_ON;
+}
+
+/* Does what was decided about a packet of the target. */
+static __always_inline enum fate carry_out(struct __sk_buff *skb,
+					   struct fl_decision *decision)
+{
 	__u64 now;
 
-	if (skb->mark != fl_tc_config.mark)
-		return 0;
-	if (!lease_start(&now))
-		return 0;
+	if (decision->effects & EFFECT_LOSE)
+		return VANISHES;
+	/* TCP and SO_TXTIME may want it to leave later than now. */
+	now = bpf_ktime_get_ns();
+	decision->departure = decision->hold + (skb->tstamp > now ? skb->tstamp : now);
+	if (decision->effects & EFFECT_HOLD)
+		return replace(skb, decision);
+	return let_go(skb, decision);
+}
+
+static __always_inline enum fate fate_of(struct __sk_buff *skb)
+{
+	const volatile struct fl_tc_config *config = &fl_tc_config;
+	struct fl_decision *decision = decision_of(skb->mark, config->run);
+	struct fl_packet packet;
+	enum fate fate;
+	__u32 faults;
+	__u64 now;
+
+	if (!decision)
+		return GOES_ON;
+	if (skb->mark & MARK_COPY)
+		return send_off(skb, decision);
 	if (!of_target(skb))
-		return 0;
+		return GOES_ON;
+	faults = decision->faults;
+	if (!lease_start(&now)) {
+		/* The program of another fault may come after this one. */
+		if (!(faults & ~(1U << (config->fault & (FAULTS_MAX - 1)))))
+			skb->mark = decision->mark;
+		return GOES_ON;
+	}
+	fate = carry_out(skb, decision);
 	/* A datagram was chosen as a whole, and leaves in pieces: it is
 	 * counted with the first. */
-	if (parse_packet(skb, &packet) || !packet.later_fragment)
-		count(hit);
-	return 1;
+	if ((fate == GOES_ON || fate == VANISHES) &&
+	    (parse_packet(skb, &packet) || !packet.later_fragment))
+		count_done(faults);
+	return fate;
+}
+
+/*
+ * No interface has index 0: the kernel frees the packet and reports success.
+ * TCX knows no STOLEN, and DROP is told to the sender.
+ */
+static __always_inline int tcx_result(enum fate fate)
+{
+	return fate >= VANISHES ? bpf_redirect(0, 0) : TC_ACT_UNSPEC;
+}
+
+static __always_inline int cls_result(enum fate fate)
+{
+	return fate >= VANISHES ? TC_ACT_STOLEN : TC_ACT_UNSPEC;
 }
 
 SEC("tcx/egress")
 int fl_tcx_egress(struct __sk_buff *skb)
 {
-	/* No interface has index 0: the kernel frees the packet and reports
-	 * success. TCX knows no STOLEN, and DROP is told to the sender. */
-	if (vanishes(skb))
-		return bpf_redirect(0, 0);
-	return TC_ACT_UNSPEC;
+	return tcx_result(fate_of(skb));
 }
 
 SEC("tc")
 int fl_cls_egress(struct __sk_buff *skb)
 {
-	if (vanishes(skb))
-		return TC_ACT_STOLEN;
-	return TC_ACT_UNSPEC;
+	return cls_result(fate_of(skb));
+}
+
+/* The same under another name, by which faults that need the fq qdisc are known. */
+SEC("tcx/egress")
+int fl_tcx_hold(struct __sk_buff *skb)
+{
+	return tcx_result(fate_of(skb));
+}
+
+SEC("tc")
+int fl_cls_hold(struct __sk_buff *skb)
+{
+	return cls_result(fate_of(skb));
 }

@@ -40,7 +40,10 @@ type freezing struct {
 	kind, mechanism, persistence string
 	// fields are the fault's own, in the document.
 	fields string
-	needs  kernel.Capability
+	needs  []kernel.Capability
+	// twice: the fault is felt by datagrams that come twice, others by datagrams
+	// that don't come.
+	twice bool
 	// file of the cgroup that tells of the fault, for faults that no datagram
 	// feels.
 	file string
@@ -50,18 +53,26 @@ func (f freezing) name() string {
 	return strings.Join(slices.DeleteFunc([]string{f.kind, f.mechanism, f.persistence}, func(s string) bool { return s == "" }), "/")
 }
 
+func needs(capabilities ...kernel.Capability) []kernel.Capability { return capabilities }
+
 var freezings = []freezing{
-	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "tcx", needs: kernel.TCX},
-	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "cls_bpf", needs: kernel.ClsBPF},
-	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "cgroup_skb", needs: kernel.CgroupSKB},
-	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "tcx", persistence: "PINNED", needs: kernel.TCX},
-	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "cls_bpf", persistence: "PINNED", needs: kernel.ClsBPF},
-	{kind: "networkPartition", fields: "{}", needs: kernel.CgroupSKB},
-	{kind: "networkPartition", fields: "{}", persistence: "PINNED", needs: kernel.CgroupSKB},
-	{kind: "cpuPressure", fields: "{limit: 20%}", file: "cpu.max", needs: kernel.CPUController},
-	{kind: "memoryPressure", fields: "{limit: 64MiB}", file: "memory.high", needs: kernel.MemoryController},
-	{kind: "pidsPressure", fields: `{limit: "50"}`, file: "pids.max", needs: kernel.PidsController},
-	{kind: "processPause", fields: "{}", needs: kernel.CgroupFreeze},
+	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "tcx", needs: needs(kernel.TCX)},
+	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "cls_bpf", needs: needs(kernel.ClsBPF)},
+	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "cgroup_skb", needs: needs(kernel.CgroupSKB)},
+	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "tcx", persistence: "PINNED", needs: needs(kernel.TCX)},
+	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "cls_bpf", persistence: "PINNED", needs: needs(kernel.ClsBPF)},
+	{kind: "networkPartition", fields: "{}", needs: needs(kernel.CgroupSKB)},
+	{kind: "networkPartition", fields: "{}", persistence: "PINNED", needs: needs(kernel.CgroupSKB)},
+	// None of what is held comes before the lease has run out.
+	{kind: "networkLatency", fields: "{delay: 20s}", mechanism: "tcx_fq", needs: needs(kernel.TCX, kernel.FQ)},
+	{kind: "networkLatency", fields: "{delay: 20s}", mechanism: "cls_bpf_fq", needs: needs(kernel.ClsBPF, kernel.FQ)},
+	{kind: "networkDuplicate", fields: "{percent: 100}", mechanism: "tcx", twice: true, needs: needs(kernel.TCX)},
+	{kind: "networkDuplicate", fields: "{percent: 100}", mechanism: "cls_bpf", twice: true, needs: needs(kernel.ClsBPF)},
+	{kind: "networkBandwidth", fields: "{rate: 8bit, burst: 1B}", needs: needs(kernel.FQ)},
+	{kind: "cpuPressure", fields: "{limit: 20%}", file: "cpu.max", needs: needs(kernel.CPUController)},
+	{kind: "memoryPressure", fields: "{limit: 64MiB}", file: "memory.high", needs: needs(kernel.MemoryController)},
+	{kind: "pidsPressure", fields: `{limit: "50"}`, file: "pids.max", needs: needs(kernel.PidsController)},
+	{kind: "processPause", fields: "{}", needs: needs(kernel.CgroupFreeze)},
 }
 
 // A run that is frozen renews nothing: its fault ends with the lease, by the
@@ -82,11 +93,14 @@ func TestFrozenRun(t *testing.T) {
 
 func (f freezing) freeze(t *testing.T) {
 	w := newWorld(t, filepath.Join(t.TempDir(), "state"))
-	if answer := kernel.NewProber(w.root, slog.New(slog.DiscardHandler)).Probe(t.Context(), f.needs); !answer.OK() {
-		kernels.Missing(t, string(f.needs), errors.New(answer.Reason))
+	prober := kernel.NewProber(w.root, slog.New(slog.DiscardHandler))
+	for _, capability := range f.needs {
+		if answer := prober.Probe(t.Context(), capability); !answer.OK() {
+			kernels.Missing(t, string(capability), errors.New(answer.Reason))
+		}
 	}
 	if f.file != "" {
-		w.app = testenv.Child(t, testenv.Controlled(t, f.needs), "app")
+		w.app = testenv.Child(t, testenv.Controlled(t, f.needs...), "app")
 		w.chatter(w.app, 20*time.Millisecond)
 	}
 	state := f.watch(w)
@@ -182,12 +196,16 @@ func (f freezing) watch(w *world) func() string {
 	if f.file != "" {
 		return func() string { return testenv.ReadFile(w.t, w.app, f.file) }
 	}
-	count := w.count()
-	return func() string { return fmt.Sprint(count.Load()) }
+	all, once := w.count()
+	if f.twice {
+		return func() string { return fmt.Sprint(once.Load()) }
+	}
+	return func() string { return fmt.Sprint(all.Load()) }
 }
 
-// count counts the datagrams that arrive on the other side.
-func (w *world) count() *atomic.Int64 {
+// count counts the datagrams that arrive on the other side, and those that come
+// once.
+func (w *world) count() (all, once *atomic.Int64) {
 	w.t.Helper()
 	var socket net.PacketConn
 	w.network.B.Do(func() (err error) {
@@ -195,17 +213,26 @@ func (w *world) count() *atomic.Int64 {
 		return err
 	})
 	w.t.Cleanup(func() { _ = socket.Close() })
-	count := &atomic.Int64{}
+	all, once = &atomic.Int64{}, &atomic.Int64{}
 	go func() {
-		buffer := make([]byte, 2048)
+		buffer, before, times := make([]byte, 2048), "", 0
 		for {
-			if _, _, err := socket.ReadFrom(buffer); err != nil {
+			n, _, err := socket.ReadFrom(buffer)
+			if err != nil {
 				return
 			}
-			count.Add(1)
+			all.Add(1)
+			if text := string(buffer[:n]); text == before {
+				times++
+			} else {
+				if times == 1 {
+					once.Add(1)
+				}
+				before, times = text, 1
+			}
 		}
 	}()
-	return count
+	return all, once
 }
 
 // running is `faultline run` in a process of its own.

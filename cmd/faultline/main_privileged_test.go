@@ -151,15 +151,9 @@ func TestPrivilegedScripts(t *testing.T) {
 }
 
 // TestNodeScripts are about documents, disks, journals and other processes, and
-// not about the kernel. They take minutes in emulation, so not every kernel of
-// the list is declared to run them.
+// not about the kernel.
 func TestNodeScripts(t *testing.T) {
-	const capability = "node-scripts"
-	if k, guest, err := kernels.Current(); err != nil {
-		t.Fatal(err)
-	} else if guest && !k.Supports(capability) {
-		kernels.Missing(t, capability, errors.New("they are not about the kernel"))
-	}
+	chosen(t, "node-scripts")
 	for _, file := range scripts(t, "node") {
 		t.Run(scriptName(file), func(t *testing.T) {
 			t.Parallel()
@@ -187,10 +181,22 @@ func TestClockScripts(t *testing.T) {
 	} else if !guest {
 		t.Skip("the clock of this machine is not the test's")
 	}
+	chosen(t, "clock-scripts")
 	for _, file := range scripts(t, "clock") {
 		t.Run(scriptName(file), func(t *testing.T) {
 			newWorld(t, filepath.Join(t.TempDir(), "state")).play(file)
 		})
+	}
+}
+
+// chosen skips tests that are not about the kernel in the guests that are not
+// declared for them: they take minutes in emulation.
+func chosen(t *testing.T, capability string) {
+	t.Helper()
+	if k, guest, err := kernels.Current(); err != nil {
+		t.Fatal(err)
+	} else if guest && !k.Supports(capability) {
+		kernels.Missing(t, capability, errors.New("they are not about the kernel"))
 	}
 }
 

@@ -29,8 +29,8 @@ var programs = map[string]func(){
 	"coded":     coded,
 }
 
-// chatter sends a datagram to its first argument, each time that its second one
-// says, until it is killed, and says when the first has left.
+// chatter sends a numbered datagram to its first argument, each time that its
+// second one says, until it is killed, and says when the first has left.
 func chatter() {
 	connection, err := net.Dial("udp", os.Args[1])
 	every, parsing := time.ParseDuration(os.Args[2])
@@ -38,14 +38,14 @@ func chatter() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	told := false
+	number := 0
 	for range time.Tick(every) {
 		// Without a listener the answer to the one before is an error here.
-		_, _ = connection.Write([]byte("chatter"))
-		if !told {
+		_, _ = fmt.Fprintln(connection, "chatter", number)
+		if number == 0 {
 			fmt.Println(`"ready"`)
-			told = true
 		}
+		number++
 	}
 }
 

@@ -91,7 +91,8 @@ func show(d *durationpb.Duration) string {
 	return units.FormatDuration(d.AsDuration())
 }
 
-// Delayer is a fault that delays something.
+// Delayer is a fault that delays something. One that also has a GetTable may take
+// its distribution from a file.
 type Delayer interface {
 	GetDelay() *durationpb.Duration
 	GetJitter() *durationpb.Duration
@@ -116,6 +117,7 @@ func (p *Problems) Delay(d Delayer, forever bool) {
 		p.Add("delay", "is %s; allowed is above 0, at most %s", show(delay), longest)
 	}
 	p.Percent("correlation", d.GetCorrelation())
+	p.table(d)
 	switch {
 	case jitter == nil || jitter.AsDuration() == 0:
 		if d.GetDistribution() != v1.Distribution_DISTRIBUTION_UNSPECIFIED {
@@ -128,6 +130,24 @@ func (p *Problems) Delay(d Delayer, forever bool) {
 		p.Add("jitter", "has no meaning with a delay of %s", units.ForeverWord)
 	case jitter.CheckValid() != nil || jitter.AsDuration() < 0 || delay != nil && jitter.AsDuration() > delay.AsDuration():
 		p.Add("jitter", "is %s; allowed is 0 up to the delay", show(jitter))
+	}
+}
+
+// table checks the file of a distribution, where the kind takes one. What is in
+// it is seen when the fault is planned, on the machine that has it.
+func (p *Problems) table(d Delayer) {
+	from, ok := d.(interface{ GetTable() string })
+	if !ok || from.GetTable() == "" {
+		return
+	}
+	if strings.ContainsRune(from.GetTable(), 0) {
+		p.Add("table", "%q holds a NUL", from.GetTable())
+	}
+	if d.GetDistribution() != v1.Distribution_DISTRIBUTION_UNSPECIFIED {
+		p.Add("table", "goes instead of distribution; give one of them")
+	}
+	if d.GetJitter().AsDuration() == 0 {
+		p.Add("table", "has no meaning without jitter")
 	}
 }
 

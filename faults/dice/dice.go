@@ -92,11 +92,21 @@ func (c *Config) Lose(loss *v1.NetworkLoss) {
 		c.LossBad = percent(lossBad)
 		return
 	}
+	c.Share(loss)
+}
+
+// Share hits a share of the events, each independently or with correlation to
+// the one before. Both are percentages.
+func (c *Config) Share(of interface {
+	GetPercent() float64
+	GetCorrelation() float64
+},
+) {
 	c.Model = ModelIndependent
-	c.Loss = percent(loss.GetPercent())
-	if loss.GetCorrelation() > 0 {
+	c.Loss = percent(of.GetPercent())
+	if of.GetCorrelation() > 0 {
 		c.Model = ModelCorrelated
-		c.Correlation = percent(loss.GetCorrelation())
+		c.Correlation = percent(of.GetCorrelation())
 	}
 }
 

@@ -24,6 +24,12 @@ const (
 	TCXAttached Name = "tcx-attached"
 	// CgroupAttached: a program is at a cgroup, idle, not pinned.
 	CgroupAttached Name = "cgroup-attached"
+	// QdiscRecorded: the undo of a root qdisc is recorded, nothing is touched.
+	QdiscRecorded Name = "qdisc-recorded"
+	// QdiscReplaced: the root of an interface is ours, or one queue of it.
+	QdiscReplaced Name = "qdisc-replaced"
+	// QdiscRestored: what was at the root is there again, or a part of it.
+	QdiscRestored Name = "qdisc-restored"
 	// PinDirMade: the directory for pins is there and empty.
 	PinDirMade Name = "pin-dir-made"
 	// Pinned: some object is pinned, the directory has its temporary name.
@@ -58,6 +64,6 @@ const (
 
 // All lists the moments.
 var All = []Name{
-	GuardReady, RecordWritten, Recorded, ClsactAdded, FilterAdded, TCXAttached, CgroupAttached, PinDirMade, Pinned, PinsCommitted,
-	Injected, FileWritten, Started, Held, Undoing, Undone, Noted, Reverted, Closing, Renamed, Closed, Orphaned,
+	GuardReady, RecordWritten, Recorded, ClsactAdded, FilterAdded, TCXAttached, CgroupAttached, QdiscRecorded, QdiscReplaced, QdiscRestored,
+	PinDirMade, Pinned, PinsCommitted, Injected, FileWritten, Started, Held, Undoing, Undone, Noted, Reverted, Closing, Renamed, Closed, Orphaned,
 }

@@ -212,6 +212,8 @@ type Recorder interface {
 	// PinDir is where in bpffs the fault pins what is to outlive the process
 	// (persistence PINNED); "" for a fault that ends with it.
 	PinDir() string
+	// Commons is shared by the faults of the run.
+	Commons() *Commons
 }
 
 // Undone is a record that waits to be undone.

@@ -14,8 +14,10 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 
 	"faultline.dev/faultline/bpf/cgroupskb"
+	"faultline.dev/faultline/bpf/tc"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/pin"
+	"faultline.dev/faultline/faults/qdisc"
 )
 
 // adopt takes over what an earlier process has pinned of this plan.
@@ -37,7 +39,7 @@ type adoption struct {
 }
 
 func (a *adoption) takeOver(rec fault.Recorder, open []fault.Open) error {
-	pins, filters, err := sortOpen(open)
+	pins, filters, queues, err := sortOpen(open)
 	if err != nil {
 		return err
 	}
@@ -45,13 +47,16 @@ func (a *adoption) takeOver(rec fault.Recorder, open []fault.Open) error {
 		return err
 	}
 	a.watches = append(a.watches, a.pins.Watch())
-	if err := a.openObjects(); err != nil {
+	if err := a.openObjects(rec); err != nil {
 		return err
 	}
 	if err := a.openCgroupLinks(); err != nil {
 		return err
 	}
 	if err := a.openEgress(rec, filters); err != nil {
+		return err
+	}
+	if err := a.openQueues(queues); err != nil {
 		return err
 	}
 	if err := a.nothingElse(); err != nil {
@@ -82,28 +87,33 @@ func (a *adoption) letGo() error {
 	if a.pins != nil {
 		errs = append(errs, a.pins.Close())
 	}
+	if a.wire != nil {
+		a.wire.leave(a.number)
+	}
 	return errors.Join(errs...)
 }
 
-// sortOpen tells the record of the pins from those of the filters.
-func sortOpen(open []fault.Open) (pins fault.Open, filters []fault.Open, err error) {
+// sortOpen tells the record of the pins from those of the filters and qdiscs.
+func sortOpen(open []fault.Open) (pins fault.Open, filters, queues []fault.Open, err error) {
 	for _, o := range open {
 		switch o.Undo.(type) {
 		case pin.Directory:
 			if pins.Undo != nil {
-				return pins, nil, errors.New("two directories of pins are on record")
+				return pins, nil, nil, errors.New("two directories of pins are on record")
 			}
 			pins = o
 		case TCFilter:
 			filters = append(filters, o)
+		case qdisc.Root:
+			queues = append(queues, o)
 		default:
-			return pins, nil, fmt.Errorf("a record of kind %s does not belong to the fault", o.Undo.Kind())
+			return pins, nil, nil, fmt.Errorf("a record of kind %s does not belong to the fault", o.Undo.Kind())
 		}
 	}
 	if pins.Undo == nil {
-		return pins, nil, errors.New("no directory of pins is on record")
+		return pins, nil, nil, errors.New("no directory of pins is on record")
 	}
-	return pins, filters, nil
+	return pins, filters, queues, nil
 }
 
 // openObjects opens the maps and programs, and compares them with what this
@@ -114,26 +124,25 @@ func sortOpen(open []fault.Open) (pins fault.Open, filters []fault.Open, err err
 // loader has made of the program for this kernel, and changes how (SHA-1 until
 // 6.17, SHA-256 since). A tag leaves the maps out, so that the configuration,
 // which is one, is compared by its content.
-func (a *adoption) openObjects() (err error) {
+func (a *adoption) openObjects(rec fault.Recorder) (err error) {
 	// Kernels before 5.11 charge BPF memory to RLIMIT_MEMLOCK.
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return fmt.Errorf("raising the limit of locked memory: %w", err)
 	}
-	mark, err := a.pinnedMark()
-	if err != nil {
+	if err := a.joinWire(rec); err != nil {
 		return err
 	}
-	a.own.mark = mark
 	fresh := newInjection(a.plan)
-	defer func() { err = errors.Join(err, fresh.close()) }()
-	if err := fresh.load(mark); err != nil {
+	fresh.wire, fresh.number = a.wire, a.number
+	defer func() {
+		// It has counted nothing, and has no number of its own to give back.
+		fresh.final, fresh.wire = &fault.Counters{}, nil
+		err = errors.Join(err, fresh.close())
+	}()
+	if err := fresh.load(); err != nil {
 		return err
 	}
-	if a.plan.hook != nil {
-		if err := fresh.loadHook(mark); err != nil {
-			return err
-		}
-	}
+	a.own.mark = fresh.own.mark
 	if err := fresh.fill(); err != nil {
 		return err
 	}
@@ -151,32 +160,57 @@ func (a *adoption) openObjects() (err error) {
 	return nil
 }
 
-// pinnedMark reads the mark, which nobody else knows.
-func (a *adoption) pinnedMark() (_ uint32, err error) {
+// joinWire takes the place in the run that the fault had: its marks are known
+// to nobody else.
+func (a *adoption) joinWire(rec fault.Recorder) error {
+	config, err := a.pinnedConfig()
+	if err != nil {
+		return err
+	}
+	w, err := commonWire(rec, func() (*wire, error) {
+		w := &wire{run: config.Run}
+		var err, doneErr error
+		w.decisions, err = a.pins.Map(mapPin(pinMap, tc.ObjectsMapFlDecisions))
+		w.done, doneErr = a.pins.Map(mapPin(pinMap, tc.ObjectsMapFlDone))
+		return w, errors.Join(err, doneErr)
+	})
+	if err != nil {
+		return err
+	}
+	if w.run != config.Run {
+		return fmt.Errorf("it has the marks %08x, and the other faults of the run %08x", config.Run, w.run)
+	}
+	if err := w.joinAs(config.Fault); err != nil {
+		return err
+	}
+	a.wire, a.number = w, config.Fault
+	return nil
+}
+
+func (a *adoption) pinnedConfig() (config cgroupskb.ObjectsFlConfig, err error) {
 	m, err := a.pins.Map(mapPin(pinMap, rodata))
 	if err != nil {
-		return 0, err
+		return config, err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
 	content, err := m.LookupBytes(uint32(0))
 	if err != nil {
-		return 0, fmt.Errorf("reading the configuration: %w", err)
+		return config, fmt.Errorf("reading the configuration: %w", err)
 	}
 	spec, err := cgroupskb.LoadObjects()
 	if err != nil {
-		return 0, err
+		return config, err
 	}
 	variable := spec.Variables[cgroupskb.ObjectsVarFlConfig]
 	first, end := int(variable.Offset), int(variable.Offset+variable.Size())
 	if len(content) < end {
-		return 0, errors.New("the configuration in the kernel is not of this version")
+		return config, errors.New("the configuration in the kernel is not of this version")
 	}
-	var config cgroupskb.ObjectsFlConfig
 	variable.Value = content[first:end]
 	if err := variable.Get(&config); err != nil {
-		return 0, fmt.Errorf("reading the configuration: %w", err)
+		return config, fmt.Errorf("reading the configuration: %w", err)
 	}
-	return config.Mark, nil
+	return config, nil
 }
 
 // openMaps opens those that are pinned under the names of like.
@@ -204,8 +238,10 @@ func (a *adoption) openMaps(prefix string, like map[string]*ebpf.Map) (map[strin
 // sameContent compares the maps that are written once.
 func (a *adoption) sameContent(name string, pinned, fresh *ebpf.Map) error {
 	switch name {
-	case cgroupskb.ObjectsMapFlLease, cgroupskb.ObjectsMapFlStats, cgroupskb.ObjectsMapFlState, cgroupskb.ObjectsMapFlEvents:
+	case cgroupskb.ObjectsMapFlLease, cgroupskb.ObjectsMapFlStats, cgroupskb.ObjectsMapFlState, cgroupskb.ObjectsMapFlEvents, cgroupskb.ObjectsMapFlMemory:
 		return nil
+	case cgroupskb.ObjectsMapFlDecisions, cgroupskb.ObjectsMapFlDone:
+		return sameMap(name, pinned, fresh)
 	case cgroupskb.ObjectsMapFlPeers:
 		if len(a.plan.filter.hosts) > 0 {
 			return a.plan.peers.merge(pinned)
@@ -221,6 +257,23 @@ func (a *adoption) sameContent(name string, pinned, fresh *ebpf.Map) error {
 	}
 	if !slices.Equal(was, want) {
 		return fmt.Errorf("map %s in the kernel is not what the plan would write", name)
+	}
+	return nil
+}
+
+// sameMap tells whether it is the one that the other faults of the run have.
+func sameMap(name string, a, b *ebpf.Map) error {
+	info, err := a.Info()
+	if err != nil {
+		return fmt.Errorf("asking for map %s: %w", name, err)
+	}
+	other, err := b.Info()
+	if err != nil {
+		return fmt.Errorf("asking for map %s: %w", name, err)
+	}
+	id, _ := info.ID()
+	if otherID, _ := other.ID(); id != otherID {
+		return fmt.Errorf("map %s in the kernel is not that of the run's other faults", name)
 	}
 	return nil
 }

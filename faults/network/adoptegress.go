@@ -9,23 +9,23 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
-	"faultline.dev/faultline/bpf/tc"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
+	"faultline.dev/faultline/faults/qdisc"
 )
 
 // openEgress finds the hooks at the interfaces: links by their pins, filters by
 // their records.
 func (a *adoption) openEgress(rec fault.Recorder, filters []fault.Open) error {
 	hook := a.plan.hook
-	if len(filters) > 0 && (hook == nil || hook.program != tc.ObjectsProgFlClsEgress) {
+	if len(filters) > 0 && (hook == nil || hook.way.links) {
 		return errors.New("the fault has cls_bpf filters, and the plan another mechanism")
 	}
 	if hook == nil {
 		return nil
 	}
 	a.egress = a.newEgress(rec)
-	if hook.program == tc.ObjectsProgFlTcxEgress {
+	if hook.way.links {
 		names, err := a.pins.Names()
 		if err != nil {
 			return err
@@ -80,6 +80,25 @@ func (a *adoption) openFilter(open fault.Open) error {
 	}
 	at := interfaceWatch{netns: record.NetNS, index: record.Index, name: record.Interface, own: a.own}
 	return a.found(at, filter != nil, open.Undone.Undo)
+}
+
+// openQueues takes over the qdiscs at the interfaces that are hooked. Elsewhere
+// only their undo is left to be done.
+func (a *adoption) openQueues(queues []fault.Open) error {
+	if len(queues) > 0 && (a.egress == nil || a.egress.queue == nil) {
+		return errors.New("the fault has replaced qdiscs, and the plan would not")
+	}
+	for _, open := range queues {
+		record := open.Undo.(qdisc.Root)
+		at := place{record.NetNS, record.Index}
+		ns := a.egress.held[record.NetNS]
+		if ns == nil || a.egress.hooked[at] == nil {
+			a.egress.rest = append(a.egress.rest, open.Undone.Undo)
+			continue
+		}
+		a.egress.holds[at] = qdisc.Resume(ns, record, open.Undone)
+	}
+	return nil
 }
 
 // found notes what an earlier process has left at an interface. One that is

@@ -18,6 +18,10 @@ type Packets struct {
 	Filter *v1.Filter
 	// Peers are the filter's peers and the addresses of its hosts.
 	Peers []netip.Prefix
+	// Effect is the kind of fault, where faults of other kinds in the same run
+	// may decide about the packet too; "" where they may not, which is also
+	// what is known of other runs.
+	Effect string
 }
 
 // PacketsKind is the name of Packets where claims are stored.
@@ -52,11 +56,15 @@ func (c *Packets) UnmarshalJSON(data []byte) error {
 	return protojson.Unmarshal(stored.Filter, c.Filter)
 }
 
-// Conflict reports packets that both faults would decide about. Filters that
-// differ in one field so that no packet can match both don't conflict.
+// Conflict reports packets that both faults would decide about and that can
+// have one fate only. Filters that differ in one field so that no packet can
+// match both don't conflict.
 func (c Packets) Conflict(other fault.Claim) string {
 	o, ok := other.(Packets)
 	if !ok {
+		return ""
+	}
+	if c.Effect != "" && o.Effect != "" && c.Effect != o.Effect {
 		return ""
 	}
 	// Both were parsed before they became claims.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -13,6 +15,7 @@ import (
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/faults/pin"
+	"faultline.dev/faultline/faults/qdisc"
 )
 
 // hookFunc puts the program on the egress of one interface and returns the way
@@ -21,16 +24,44 @@ type hookFunc func(ctx context.Context, e *egress, i iface) (unhookFunc, error)
 
 type unhookFunc func(context.Context) error
 
-// hook is one way to let marked packets vanish at an interface.
+// hook does at an interface what was decided about marked packets.
 type hook struct {
 	// program is the name of its program in bpf/tc.
 	program string
-	attach  hookFunc
+	way     way
 }
 
-var tcxHook = hook{program: tc.ObjectsProgFlTcxEgress, attach: attachTCX}
+// action says what it does to an interface.
+func (h *hook) action() string { return fmt.Sprintf(h.way.action, h.program) }
 
-var clsHook = hook{program: tc.ObjectsProgFlClsEgress, attach: attachCls}
+// way is a way to attach a program.
+type way struct {
+	// action is a format that takes the program's name.
+	action string
+	// undo says who takes it back.
+	undo   string
+	attach hookFunc
+	// links: what it attaches is a link, and pinned with the fault.
+	links bool
+}
+
+var (
+	byTCX = way{"attach program %s as a tcx link to egress", undoByKernel, attachTCX, true}
+	byCls = way{"add clsact, where it is missing, and a cls_bpf filter with program %s to egress", "journal", attachCls, false}
+)
+
+// The hooks by their mechanisms: where no packet waits, and where some do and
+// need the fq qdisc.
+var (
+	passing = map[string]*hook{
+		mechanismTCX:    {tc.ObjectsProgFlTcxEgress, byTCX},
+		mechanismClsBPF: {tc.ObjectsProgFlClsEgress, byCls},
+	}
+	holding = map[string]*hook{
+		mechanismTCXFQ: {tc.ObjectsProgFlTcxHold, byTCX},
+		mechanismClsFQ: {tc.ObjectsProgFlClsHold, byCls},
+	}
+)
 
 // attachTCX makes a link that ends with its descriptor, unless it is pinned. It
 // goes before all other programs: one that comes first and passes the packet on
@@ -77,7 +108,13 @@ type egress struct {
 	pins    *pin.Pins
 	cgroups []fault.Cgroup
 
+	// queue is what the fq qdisc has to be able to hold; nil for a fault that
+	// holds nothing.
+	queue *qdisc.Params
+	log   *slog.Logger
+
 	hooked map[place]unhookFunc
+	holds  map[place]*qdisc.Hold
 	// rest is what an earlier process has left that hooks nothing any more.
 	rest []unhookFunc
 	// held are the namespaces that are kept open for the hooks in them.
@@ -90,8 +127,9 @@ type place struct {
 	index int
 }
 
-// refresh hooks the interfaces that have no hook yet. It never lets one go:
-// the kernel does that when the interface ends.
+// refresh hooks the interfaces that have no hook yet, and sees to it that those
+// that need an fq qdisc still have it. It never lets one go: the kernel does
+// that when the interface ends.
 func (e *egress) refresh(ctx context.Context, peers *peerSet) error {
 	found, err := netns.Of(e.cgroups)
 	if err != nil {
@@ -118,19 +156,72 @@ func (e *egress) refreshNamespace(ctx context.Context, ns *netns.Namespace, peer
 	var errs []error
 	for _, i := range interfaces {
 		at := place{ns.Inode, i.index}
-		if e.hooked[at] != nil {
-			continue
+		if e.hooked[at] == nil {
+			err = e.hookAt(ctx, i, at)
+		} else {
+			err = e.makeQueue(at)
 		}
-		if err := e.rec.Watch(watchInterface(i, e.own)); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		unhook, err := e.hook.attach(ctx, e, i)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// hookAt hooks one interface. The undo of its qdisc is written down first and
+// run last; fq itself comes after the program, by which others see that it is
+// needed.
+func (e *egress) hookAt(ctx context.Context, i iface, at place) error {
+	if err := e.rec.Watch(watchInterface(i, e.own)); err != nil {
+		return err
+	}
+	if e.queue != nil && e.holds[at] == nil {
+		hold, err := qdisc.Reserve(i.namespace, i.index, e.program, *e.queue, e.rec)
 		if err != nil {
+			return err
+		}
+		e.holds[at] = hold
+	}
+	unhook, err := e.hook.way.attach(ctx, e, i)
+	if err != nil {
+		return err
+	}
+	e.hooked[at] = unhook
+	return e.makeQueue(at)
+}
+
+func (e *egress) makeQueue(at place) error {
+	hold := e.holds[at]
+	if hold == nil {
+		return nil
+	}
+	_, err := hold.Make(*e.queue)
+	if errors.Is(err, fault.ErrGone) {
+		return nil // the interface has ended
+	}
+	return err
+}
+
+// drainSlack is how long packets may be late to leave the queue.
+const drainSlack = 100 * time.Millisecond
+
+// removeQueues lets those packets go that still wait, and takes back the qdiscs.
+func (e *egress) removeQueues(ctx context.Context) error {
+	if len(e.holds) == 0 {
+		return nil
+	}
+	var errs []error
+	waiting, cancel := context.WithTimeout(ctx, e.queue.Delay+drainSlack)
+	defer cancel()
+	for at, hold := range e.holds {
+		left, err := hold.Drain(waiting)
+		errs = append(errs, err)
+		if left > 0 {
+			e.log.Warn("packets that were held are lost with their queue", "packets", left, "netns", at.netns, "interface", at.index)
+		}
+		if err := hold.Undo(ctx); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		e.hooked[at] = unhook
+		delete(e.holds, at)
 	}
 	return errors.Join(errs...)
 }
@@ -144,6 +235,9 @@ func (e *egress) revert(ctx context.Context) error {
 			continue
 		}
 		delete(e.hooked, at)
+	}
+	if len(errs) == 0 {
+		errs = append(errs, e.removeQueues(ctx))
 	}
 	// Older than all that is in hooked: last.
 	var open []unhookFunc

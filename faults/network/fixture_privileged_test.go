@@ -33,6 +33,9 @@ type fixture struct {
 	network           env.Network
 	prober            *kernel.Prober
 	exempt            []netip.AddrPort
+	// run is what the faults have in common that are to be of one run; nil for
+	// a run of each.
+	run *fault.Commons
 }
 
 // newFixture skips the test where the kernel lacks the mechanism, and fails it
@@ -84,5 +87,5 @@ func (f *fixture) inject(kind fault.Kind, spec *v1.Fault) *env.Injected {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return env.Begin(f.t, plan)
+	return env.BeginIn(f.t, f.run, plan)
 }

@@ -2,8 +2,6 @@ package network
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -18,6 +16,7 @@ import (
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/faults/pin"
+	"faultline.dev/faultline/faults/qdisc"
 )
 
 // injection is an active fault of the family.
@@ -29,8 +28,11 @@ type injection struct {
 	maps, hookMaps map[string]*ebpf.Map
 	programs       map[string]*ebpf.Program
 	own            *own
-	links          []link.Link
-	egress         *egress
+	// wire is the run's, in which the fault has a number.
+	wire   *wire
+	number uint32
+	links  []link.Link
+	egress *egress
 	// pins keep all of it when the process ends; nil for a fault that ends
 	// with it.
 	pins   *pin.Pins
@@ -57,17 +59,16 @@ func (in *injection) set(ctx context.Context, rec fault.Recorder) error {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return fmt.Errorf("raising the limit of locked memory: %w", err)
 	}
-	mark, err := newMark()
-	if err != nil {
+	var err error
+	if in.wire, err = commonWire(rec, newWire); err != nil {
 		return err
 	}
-	if err := in.load(mark); err != nil {
+	if in.number, err = in.wire.join(); err != nil {
+		in.wire = nil
 		return err
 	}
-	if in.plan.hook != nil {
-		if err := in.loadHook(mark); err != nil {
-			return err
-		}
+	if err := in.load(); err != nil {
+		return err
 	}
 	if rec.PinDir() != "" {
 		if in.pins, err = pin.New(ctx, rec); err != nil {
@@ -108,15 +109,6 @@ func (in *injection) Start(lease fault.Lease) error {
 	return in.Renew(lease)
 }
 
-// newMark draws the mark of this fault's lost packets.
-func newMark() (uint32, error) {
-	var b [4]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return 0, fmt.Errorf("drawing a mark: %w", err)
-	}
-	return binary.NativeEndian.Uint32(b[:]) | 1, nil
-}
-
 // hook puts the interfaces' program where the target's packets leave. It idles
 // until packets are marked.
 func (in *injection) hook(ctx context.Context, rec fault.Recorder) error {
@@ -132,7 +124,10 @@ func (in *injection) newEgress(rec fault.Recorder) *egress {
 		own:     in.own,
 		pins:    in.pins,
 		cgroups: in.plan.req.Cgroups,
+		queue:   in.plan.queue,
+		log:     in.plan.req.Log,
 		hooked:  map[place]unhookFunc{},
+		holds:   map[place]*qdisc.Hold{},
 		held:    map[uint64]*netns.Namespace{},
 	}
 }
@@ -230,9 +225,14 @@ func (in *injection) Counters() (fault.Counters, error) {
 	if in.plan.req.Observe {
 		return fault.Counters{Matched: sum.Matched, Injected: sum.Chosen}, nil
 	}
+	hit, err := in.wire.count(in.number)
+	if err != nil {
+		return fault.Counters{}, err
+	}
+	hit += sum.Hit
 	// The CPUs are read one after another: a packet may be hit on one after
 	// it was not yet chosen on another.
-	return fault.Counters{Matched: sum.Matched, Injected: sum.Hit, Missed: sum.Chosen - min(sum.Hit, sum.Chosen)}, nil
+	return fault.Counters{Matched: sum.Matched, Injected: hit, Missed: sum.Chosen - min(hit, sum.Chosen)}, nil
 }
 
 // Events implements fault.Injection.
@@ -298,5 +298,9 @@ func (in *injection) close() error {
 		errs = append(errs, m.Close())
 	}
 	in.programs, in.maps, in.hookMaps = nil, nil, nil
+	if in.wire != nil {
+		in.wire.leave(in.number)
+		in.wire = nil
+	}
 	return errors.Join(errs...)
 }

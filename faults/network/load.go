@@ -11,21 +11,36 @@ import (
 	"faultline.dev/faultline/bpf/tc"
 )
 
-func (in *injection) load(mark uint32) error {
+// load loads the programs of the cgroup and, where there is one, that of the
+// interfaces.
+func (in *injection) load() error {
+	in.own.mark = in.wire.run | in.number<<packetBits
+	if err := in.loadCgroup(); err != nil {
+		return err
+	}
+	if in.plan.hook == nil {
+		return nil
+	}
+	return in.loadHook()
+}
+
+func (in *injection) loadCgroup() error {
 	spec, err := cgroupskb.LoadObjects()
 	if err != nil {
 		return err
 	}
-	config := in.plan.config(mark)
+	config := in.plan.config(in.wire.run, in.number)
 	if err := spec.Variables[cgroupskb.ObjectsVarFlConfig].Set(config); err != nil {
 		return fmt.Errorf("configuring programs: %w", err)
 	}
-	collection, err := load(spec, nil, in.plan.egressProgram, in.plan.ingressProgram)
+	if in.plan.delay == nil {
+		delete(spec.Maps, cgroupskb.ObjectsMapFlDelays)
+	}
+	collection, err := load(spec, in.wire.maps(), in.plan.egressProgram, in.plan.ingressProgram)
 	if err != nil {
 		return err
 	}
 	in.maps = collection.Maps
-	in.own.mark = mark
 	return in.keep(collection)
 }
 
@@ -120,6 +135,13 @@ func (in *injection) fill() error {
 			}
 		}
 	}
+	if p.delay != nil {
+		table := cgroupskb.ObjectsFlDelayTable{}
+		copy(table.Entries[:], p.delay.Table.Value())
+		if err := in.maps[cgroupskb.ObjectsMapFlDelays].Put(uint32(0), table); err != nil {
+			return fmt.Errorf("writing the table of delays: %w", err)
+		}
+	}
 	for _, address := range p.exempt() {
 		key := cgroupskb.ObjectsFlEndpoint{Port: address.Port()}
 		key.Address.Bytes = address.Addr().As16()
@@ -131,8 +153,8 @@ func (in *injection) fill() error {
 }
 
 // config is what the programs of bpf/cgroupskb are told once and for all.
-func (p *plan) config(mark uint32) cgroupskb.ObjectsFlConfig {
-	config := cgroupskb.ObjectsFlConfig{Mark: mark}
+func (p *plan) config(run, number uint32) cgroupskb.ObjectsFlConfig {
+	config := cgroupskb.ObjectsFlConfig{Run: run, Fault: number}
 	d := p.dice
 	config.Dice.Seed = d.Seed
 	config.Dice.Skip, config.Dice.Every, config.Dice.First = d.Skip, d.Every, d.First
@@ -143,6 +165,14 @@ func (p *plan) config(mark uint32) cgroupskb.ObjectsFlConfig {
 	config.Dice.LossGood, config.Dice.LossBad = d.LossGood, d.LossBad
 	config.Dice.Ramp = d.Ramp
 	config.Dice.PulseOn, config.Dice.PulsePeriod = d.PulseOn, d.PulsePeriod
+	if delay := p.delay; delay != nil {
+		config.Delay.Delay, config.Delay.Jitter = delay.Delay, delay.Jitter
+		config.Delay.Correlation, config.Delay.Seed = delay.Correlation, delay.Seed
+		config.Delay.Size, config.Delay.Shape = delay.Table.Size(), delay.Table.Shape()
+	}
+	if p.shape != nil {
+		config.Shape.ByteTime, config.Shape.Burst = p.shape.byteTime(), uint64(p.shape.full())
+	}
 	config.Filter.Flags, config.Filter.Protocol = p.filterFlags(), filterProtocol(p.filter.protocol)
 	if p.req.Observe {
 		config.Observe = 1
@@ -150,24 +180,22 @@ func (p *plan) config(mark uint32) cgroupskb.ObjectsFlConfig {
 	return config
 }
 
-// loadHook loads the interfaces' program. It shares the lease and the counters
-// with those of the cgroup.
-func (in *injection) loadHook(mark uint32) error {
+// loadHook loads the interfaces' program. It shares the lease with those of the
+// cgroup, and the wire with all of the run.
+func (in *injection) loadHook() error {
 	spec, err := tc.LoadObjects()
 	if err != nil {
 		return err
 	}
-	config := tc.ObjectsFlTcConfig{Mark: mark}
+	config := tc.ObjectsFlTcConfig{Run: in.wire.run, Fault: in.number}
 	for _, cgroup := range in.plan.req.Cgroups {
 		config.Levels |= 1 << cgroup.Level
 	}
 	if err := spec.Variables[tc.ObjectsVarFlTcConfig].Set(config); err != nil {
 		return fmt.Errorf("configuring programs: %w", err)
 	}
-	shared := map[string]*ebpf.Map{
-		tc.ObjectsMapFlLease: in.maps[cgroupskb.ObjectsMapFlLease],
-		tc.ObjectsMapFlStats: in.maps[cgroupskb.ObjectsMapFlStats],
-	}
+	shared := in.wire.maps()
+	shared[tc.ObjectsMapFlLease] = in.maps[cgroupskb.ObjectsMapFlLease]
 	collection, err := load(spec, shared, in.plan.hook.program)
 	if err != nil {
 		return err

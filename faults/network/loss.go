@@ -16,7 +16,14 @@ const (
 	mechanismTCX       = "tcx"
 	mechanismClsBPF    = "cls_bpf"
 	mechanismCgroupSKB = "cgroup_skb"
+	mechanismTCXFQ     = "tcx_fq"
+	mechanismClsFQ     = "cls_bpf_fq"
+	mechanismNetem     = "netem"
+	mechanismTBF       = "tbf"
 )
+
+// sameByCls is the summary of the mechanism after one by tcx.
+const sameByCls = "the same with a cls_bpf filter on clsact, behind a journal record"
 
 // Loss is networkLoss: packets that vanish at random, as on a bad network.
 func Loss() fault.Kind {
@@ -32,7 +39,7 @@ func Loss() fault.Kind {
 			},
 			{
 				Name:    mechanismClsBPF,
-				Summary: "the same with a cls_bpf filter on clsact, behind a journal record",
+				Summary: sameByCls,
 				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.ClsBPF},
 			},
 			{
@@ -85,7 +92,7 @@ func validateLoss(spec *v1.Fault) []fault.Problem {
 }
 
 func planLoss(ctx context.Context, req fault.Request) (*fault.Plan, error) {
-	p, err := newPlan(ctx, req)
+	p, err := newPlan(ctx, "networkLoss", req)
 	if err != nil {
 		return nil, err
 	}
@@ -98,12 +105,9 @@ func planLoss(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 		p.ingressProgram = cgroupskb.ObjectsProgFlDropIngress
 	}
 	if p.filter.egress {
-		switch chosen {
-		case mechanismTCX:
-			p.egressProgram, p.hook = cgroupskb.ObjectsProgFlMarkEgress, &tcxHook
-		case mechanismClsBPF:
-			p.egressProgram, p.hook = cgroupskb.ObjectsProgFlMarkEgress, &clsHook
-		case mechanismCgroupSKB:
+		if p.hook = passing[chosen]; p.hook != nil {
+			p.egressProgram = cgroupskb.ObjectsProgFlLoseEgress
+		} else {
 			p.egressProgram = cgroupskb.ObjectsProgFlDropEgress
 			p.warn("a sender is told of packets that cgroup_skb drops: TCP hardly notices this loss")
 		}
@@ -127,9 +131,5 @@ func describeLoss(loss *v1.NetworkLoss) string {
 		return fmt.Sprintf("lose packets in bursts (Gilbert-Elliott: p %v %%, r %v %%, loss %v %% and %v %%)",
 			ge.GetP(), ge.GetR(), ge.GetLossGood(), 100*float64(c.LossBad)/dice.Always)
 	}
-	text := fmt.Sprintf("lose %v %% of the packets", loss.GetPercent())
-	if loss.GetCorrelation() > 0 {
-		text += fmt.Sprintf(", each with %v %% chance to share the fate of the one before", loss.GetCorrelation())
-	}
-	return text
+	return describeShare("lose %v %% of the packets", loss)
 }

@@ -16,24 +16,14 @@ import (
 	"faultline.dev/faultline/test/env"
 )
 
-// straight undoes without a journal, and watches nothing.
-type straight struct{}
-
-func (straight) Record(undo fault.Undo) (fault.Undone, error) { return undo, nil }
-
-func (straight) Watch(fault.Watch) error { return nil }
-
-func (straight) PinDir() string { return "" }
-
 // Anybody with the right to may put our mark on a packet. The interface's
 // program takes it only from the target.
 func TestForgedMarkIsNoReason(t *testing.T) {
-	const mark = 0x00fa0175
 	target, neighbour := env.Cgroup(t), env.Cgroup(t)
 	n := env.NewNetwork(t)
 	// Shows the fault in which namespace the target lives.
 	env.StartProgram(t, target, n.A, "cat")
-	p, err := newPlan(t.Context(), fault.Request{
+	p, err := newPlan(t.Context(), "networkLoss", fault.Request{
 		Spec:    &v1.Fault{Filter: &v1.Filter{Ports: []string{"1"}}},
 		Cgroups: []fault.Cgroup{target},
 		Log:     slog.New(slog.DiscardHandler),
@@ -41,23 +31,24 @@ func TestForgedMarkIsNoReason(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlMarkEgress, &clsHook
+	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlLoseEgress, passing[mechanismClsBPF]
 	if kernel.NewProber(env.CgroupRoot(t), nil).Probe(t.Context(), kernel.TCX).OK() {
-		p.hook = &tcxHook
+		p.hook = passing[mechanismTCX]
 	}
 	in := newInjection(p)
+	loadAlone(t, in)
 	t.Cleanup(func() {
 		if err := in.Revert(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := in.load(mark); err != nil {
+	if err := in.hook(t.Context(), &env.Recorder{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := in.loadHook(mark); err != nil {
-		t.Fatal(err)
-	}
-	if err := in.hook(t.Context(), straight{}); err != nil {
+	const packet = 7
+	mark := int(in.own.mark | packet)
+	decision := cgroupskb.ObjectsFlDecision{Effects: 1 /* EFFECT_LOSE */, Faults: 1}
+	if err := in.wire.decisions.Put(uint32(packet), decision); err != nil {
 		t.Fatal(err)
 	}
 	if err := in.Start(fault.Lease{Deadline: fault.BootTime() + uint64(time.Minute)}); err != nil {
@@ -69,7 +60,7 @@ func TestForgedMarkIsNoReason(t *testing.T) {
 		mark     int
 		answered bool
 	}{
-		{"the target without the mark", target, mark + 1, true},
+		{"the target with a mark of nobody", target, mark ^ 1<<31, true},
 		{"the target with the mark", target, mark, false},
 		{"a neighbour with the mark", neighbour, mark, true},
 	} {

@@ -135,13 +135,34 @@ func TestPacketsOfEveryShape(t *testing.T) {
 	}
 }
 
+// loadAlone loads the programs of a fault that is alone in its run.
+func loadAlone(t *testing.T, in *injection) {
+	t.Helper()
+	w, err := newWire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if in.number, err = w.join(); err != nil {
+		t.Fatal(err)
+	}
+	in.wire = w
+	if err := in.load(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // runnable has its programs loaded and started, and attached nowhere.
 func runnable(t *testing.T, spec *v1.Filter) *injection {
 	t.Helper()
 	if err := rlimit.RemoveMemlock(); err != nil {
 		t.Fatal(err)
 	}
-	p, err := newPlan(t.Context(), fault.Request{
+	p, err := newPlan(t.Context(), "networkLoss", fault.Request{
 		Spec: &v1.Fault{Filter: spec},
 		Log:  slog.New(slog.DiscardHandler),
 	})
@@ -150,14 +171,12 @@ func runnable(t *testing.T, spec *v1.Filter) *injection {
 	}
 	p.egressProgram = cgroupskb.ObjectsProgFlDropEgress
 	in := newInjection(p)
+	loadAlone(t, in)
 	t.Cleanup(func() {
 		if err := in.Revert(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := in.load(1); err != nil {
-		t.Fatal(err)
-	}
 	if err := in.fill(); err != nil {
 		t.Fatal(err)
 	}

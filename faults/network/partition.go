@@ -43,7 +43,7 @@ func validatePartition(spec *v1.Fault) []fault.Problem {
 
 func planPartition(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	// A partition cuts both ways unless the document says otherwise.
-	p, err := newPlan(ctx, req)
+	p, err := newPlan(ctx, "networkPartition", req)
 	if err != nil {
 		return nil, err
 	}

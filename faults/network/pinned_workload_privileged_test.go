@@ -46,10 +46,12 @@ type order struct {
 }
 
 func kindOf(name string) fault.Kind {
-	if name == network.Partition().Name {
-		return network.Partition()
+	for _, kind := range []fault.Kind{network.Loss(), network.Partition(), network.Latency()} {
+		if kind.Name == name {
+			return kind
+		}
 	}
-	return network.Loss()
+	panic("no kind " + name)
 }
 
 // inject is a workload: it injects what the file args[0] says, and then does
@@ -112,6 +114,7 @@ type recordFile struct {
 	path, pinDir string
 	mu           sync.Mutex
 	watches      []fault.Watch
+	commons      fault.Commons
 }
 
 type recordLine struct {
@@ -157,6 +160,8 @@ func (r *recordFile) Watch(watch fault.Watch) error {
 }
 
 func (r *recordFile) PinDir() string { return r.pinDir }
+
+func (r *recordFile) Commons() *fault.Commons { return &r.commons }
 
 type recorded struct {
 	file *recordFile

@@ -1,8 +1,8 @@
-// Package network holds the faults that lose packets of a cgroup.
+// Package network holds the faults of what a cgroup sends and receives.
 //
 // Every packet of the target is decided about once, at the cgroup's own hook
-// (bpf/cgroupskb), which sees nobody else's. What is to be lost on its way out
-// as on a network is marked there and vanishes at the interface (bpf/tc).
+// (bpf/cgroupskb), which sees nobody else's. What is to be lost, held or sent
+// twice on its way out is marked there, and the interface does it (bpf/tc).
 package network
 
 import (
@@ -18,7 +18,13 @@ import (
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/faults/pin"
+	"faultline.dev/faultline/faults/qdisc"
 )
+
+// Kinds are all of the family, in the order of the contract.
+func Kinds() []fault.Kind {
+	return []fault.Kind{Loss(), Partition(), Latency(), Duplicate(), corrupt(), reorder(), Bandwidth()}
+}
 
 // Limits of bpf/tc.
 const (
@@ -28,6 +34,8 @@ const (
 
 // plan collects what the faults of the family have in common.
 type plan struct {
+	// kind is the fault's name in the document.
+	kind   string
 	req    fault.Request
 	filter filter
 	dice   dice.Config
@@ -35,7 +43,14 @@ type plan struct {
 
 	// Programs of bpf/cgroupskb; "" where the direction is not touched.
 	egressProgram, ingressProgram string
-	// hook lets marked packets vanish; nil when the cgroup's hook drops.
+	// delay says how long packets are held, shape how fast they may leave; nil
+	// when they are not.
+	delay *dice.Delay
+	shape *shape
+	// queue is what the fq qdisc has to be able to hold; nil when nothing waits.
+	queue *qdisc.Params
+	// hook does at the interface what the cgroup's hook decided; nil when that
+	// drops.
 	hook *hook
 
 	warnings []string
@@ -57,7 +72,7 @@ func (p *plan) undo(otherwise string) string {
 	return otherwise
 }
 
-func newPlan(ctx context.Context, req fault.Request) (*plan, error) {
+func newPlan(ctx context.Context, kind string, req fault.Request) (*plan, error) {
 	parsed, problems := parseFilter(req.Spec.GetFilter())
 	if len(problems) > 0 {
 		var errs []error
@@ -66,7 +81,7 @@ func newPlan(ctx context.Context, req fault.Request) (*plan, error) {
 		}
 		return nil, errors.Join(errs...)
 	}
-	p := &plan{req: req, filter: parsed, dice: dice.New(req.Seed, req.Spec)}
+	p := &plan{kind: kind, req: req, filter: parsed, dice: dice.New(req.Seed, req.Spec)}
 	if p.pinned() {
 		if err := pin.Available(); err != nil {
 			return nil, fmt.Errorf("persistence PINNED is %w: %w", fault.ErrUnavailable, err)
@@ -92,6 +107,16 @@ func (p *plan) warn(format string, args ...any) {
 	p.warnings = append(p.warnings, fmt.Sprintf(format, args...))
 }
 
+// claim lets other faults of the run hit the same packets, where what is decided
+// is done at the interface.
+func (p *plan) claim() Packets {
+	c := Packets{Cgroups: p.req.Cgroups, Filter: p.req.Spec.GetFilter(), Peers: p.peers.list()}
+	if p.hook != nil && p.ingressProgram == "" {
+		c.Effect = p.kind
+	}
+	return c
+}
+
 // finish lists the changes.
 func (p *plan) finish(mechanism, what string) (*fault.Plan, error) {
 	if p.hook != nil && p.ingressProgram != "" {
@@ -99,7 +124,7 @@ func (p *plan) finish(mechanism, what string) (*fault.Plan, error) {
 	}
 	out := &fault.Plan{
 		Mechanism: mechanism,
-		Claims:    []fault.Claim{Packets{Cgroups: p.req.Cgroups, Filter: p.req.Spec.GetFilter(), Peers: p.peers.list()}},
+		Claims:    []fault.Claim{p.claim()},
 		Inject:    p.inject,
 		Adopt:     p.adopt,
 	}
@@ -144,24 +169,37 @@ func (p *plan) interfaceChanges() (list []*v1.Change, err error) {
 	if len(namespaces) == 0 {
 		p.warn("the target has no processes now; interfaces are added as soon as it has some")
 	}
-	change := v1.Change{
-		Action: "attach program " + p.hook.program + " as a tcx link to egress",
-		Undo:   p.undo(undoByKernel),
-	}
-	if p.hook == &clsHook {
-		change.Action = "add clsact, where it is missing, and a cls_bpf filter with program " + p.hook.program + " to egress"
-		change.Undo = p.undo("journal")
-	}
 	for _, ns := range namespaces {
 		interfaces, err := outgoing(ns, p.peers.list())
 		if err != nil {
 			return nil, err
 		}
 		for _, i := range interfaces {
-			list = append(list, &v1.Change{Object: i.String(), Action: change.Action, Undo: change.Undo})
+			changes, err := p.queueChanges(i)
+			if err != nil {
+				return nil, err
+			}
+			list = append(append(list, changes...), &v1.Change{Object: i.String(), Action: p.hook.action(), Undo: p.undo(p.hook.way.undo)})
 		}
 	}
 	return list, nil
+}
+
+// queueChanges are those that give an interface a queue in which packets can be
+// held.
+func (p *plan) queueChanges(i iface) ([]*v1.Change, error) {
+	if p.queue == nil {
+		return nil, nil
+	}
+	view, err := qdisc.Look(i.namespace, i.index, *p.queue)
+	if err != nil {
+		return nil, err
+	}
+	p.warnings = append(p.warnings, view.Warnings...)
+	if view.State == qdisc.Foreign {
+		return nil, nil
+	}
+	return []*v1.Change{{Object: i.String(), Action: view.Action(), Undo: view.Undo()}}, nil
 }
 
 // summary is the fault in one sentence.

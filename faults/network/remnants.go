@@ -3,20 +3,16 @@ package network
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
+	"faultline.dev/faultline/faults/pin"
 )
 
 // mine is something at an interface that carries our mark.
@@ -41,7 +37,7 @@ func Remnants() ([]fault.Undo, error) {
 	if len(found) == 0 {
 		return nil, err
 	}
-	held, heldErr := heldPrograms()
+	held, heldErr := pin.HeldPrograms()
 	if heldErr != nil {
 		return nil, errors.Join(err, heldErr)
 	}
@@ -94,47 +90,4 @@ func marked(ns *netns.Namespace) ([]mine, error) {
 		}
 	}
 	return list, errors.Join(errs...)
-}
-
-// heldPrograms lists the BPF programs that processes have open
-// (proc_pid_fdinfo(5)). One that ends meanwhile has none.
-func heldPrograms() (map[ebpf.ProgramID]bool, error) {
-	fds, err := filepath.Glob("/proc/[0-9]*/fd")
-	if err != nil {
-		return nil, err
-	}
-	held := map[ebpf.ProgramID]bool{}
-	for _, dir := range fds {
-		entries, err := os.ReadDir(dir)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("looking for the owners of programs: %w", err)
-		}
-		for _, entry := range entries {
-			target, err := os.Readlink(filepath.Join(dir, entry.Name()))
-			if err != nil || target != "anon_inode:bpf-prog" {
-				continue
-			}
-			text, err := os.ReadFile(filepath.Join(dir+"info", entry.Name()))
-			if err != nil {
-				continue
-			}
-			if id, ok := programID(string(text)); ok {
-				held[id] = true
-			}
-		}
-	}
-	return held, nil
-}
-
-func programID(fdinfo string) (ebpf.ProgramID, bool) {
-	for line := range strings.Lines(fdinfo) {
-		if value, found := strings.CutPrefix(line, "prog_id:"); found {
-			id, err := strconv.ParseUint(strings.TrimSpace(value), 10, 32)
-			return ebpf.ProgramID(id), err == nil
-		}
-	}
-	return 0, false
 }

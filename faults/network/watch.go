@@ -13,6 +13,7 @@ import (
 
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
+	"faultline.dev/faultline/faults/qdisc"
 )
 
 // programPrefix begins the name of every program of ours.
@@ -42,15 +43,16 @@ func programText(id ebpf.ProgramID) string {
 }
 
 // differences leaves other faults out, which come and go at their own time. A
-// clsact of ours is left behind when it has no filter.
+// clsact of ours is left behind when it has no filter, a root qdisc of ours when
+// no fault uses it.
 func (o *own) differences(before, after []string) []string {
-	before = slices.DeleteFunc(slices.Clone(before), func(line string) bool {
+	before = slices.DeleteFunc(qdisc.Lasting(before, after), func(line string) bool {
 		_, name, found := cutProgram(line)
 		return found && strings.HasPrefix(name, programPrefix) || strings.Contains(line, clsactOurs)
 	})
 	return fault.Compare(before, after, func(line string) bool {
 		id, _, found := cutProgram(line)
-		return found && slices.Contains(o.programs, id) || strings.HasSuffix(line, clsactOurs+clsactIdle)
+		return found && slices.Contains(o.programs, id) || strings.HasSuffix(line, clsactOurs+clsactIdle) || qdisc.LeftBehind(line)
 	})
 }
 
@@ -184,7 +186,7 @@ func (w interfaceWatch) state(ns *netns.Namespace) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	lines, err := queueing(h, l, ours[w.index])
+	lines, err := queueing(ns, h, l, ours[w.index])
 	if err != nil {
 		return nil, err
 	}
@@ -211,19 +213,21 @@ const (
 	clsactIdle = " without filters"
 )
 
-func queueing(h *netlink.Handle, l netlink.Link, ours bool) ([]string, error) {
+func queueing(ns *netns.Namespace, h *netlink.Handle, l netlink.Link, ours bool) ([]string, error) {
+	lines, err := qdisc.Lines(ns, l)
+	if err != nil {
+		return nil, err
+	}
 	qdiscs, err := h.QdiscList(l)
 	if err != nil {
 		return nil, err
 	}
-	var lines []string
-	for _, qdisc := range qdiscs {
-		attrs := qdisc.Attrs()
-		line := fmt.Sprintf("qdisc %s %s parent %s", qdisc.Type(), netlink.HandleStr(attrs.Handle), netlink.HandleStr(attrs.Parent))
-		if qdisc.Type() != "clsact" {
-			lines = append(lines, line)
+	for _, q := range qdiscs {
+		if q.Type() != "clsact" {
 			continue
 		}
+		attrs := q.Attrs()
+		line := fmt.Sprintf("qdisc clsact %s parent %s", netlink.HandleStr(attrs.Handle), netlink.HandleStr(attrs.Parent))
 		filters, err := filterLines(h, l)
 		if err != nil {
 			return nil, err

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -91,28 +92,43 @@ func New(ctx context.Context, rec fault.Recorder) (_ *Pins, err error) {
 	return p, nil
 }
 
-// tries is how often a directory is made again that another process has taken
-// away, being empty, before it was used.
-const tries = 100
+const (
+	// makeWait is how long a directory is made again that another process has
+	// taken away, being empty, before it was used. One that is half way there
+	// may not be on a CPU.
+	makeWait = 5 * time.Second
+	makePoll = 100 * time.Microsecond
+)
 
 // begin makes the temporary directory and those above it.
 func (p *Pins) begin() error {
-	for try := 1; ; try++ {
-		err := os.MkdirAll(filepath.Dir(p.at), 0o700)
-		if errors.Is(err, fs.ErrExist) && try < tries {
-			continue // made and taken away by others, between two looks of MkdirAll
-		}
-		if err == nil {
-			err = os.Mkdir(p.at, 0o700)
-		}
-		if err == nil {
-			failpoint.Hit(failpoint.PinDirMade)
-			p.claim, err = claim(p.at)
-		}
-		if err == nil || !errors.Is(err, fs.ErrNotExist) || try == tries {
+	for end := time.Now().Add(makeWait); ; time.Sleep(makePoll) {
+		err := p.mkdir()
+		// ErrExist is of the directories above: made and taken away by others
+		// between two looks of MkdirAll.
+		takenAway := errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) && missing(p.at)
+		if !takenAway || time.Now().After(end) {
 			return err
 		}
 	}
+}
+
+func missing(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+func (p *Pins) mkdir() error {
+	if err := os.MkdirAll(filepath.Dir(p.at), 0o700); err != nil {
+		return err
+	}
+	if err := os.Mkdir(p.at, 0o700); err != nil {
+		return err
+	}
+	failpoint.Hit(failpoint.PinDirMade)
+	var err error
+	p.claim, err = claim(p.at)
+	return err
 }
 
 // Open opens a complete directory, to be taken over by this process; undone is

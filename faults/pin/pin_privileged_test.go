@@ -59,6 +59,8 @@ func (r *recorder) Watch(watch fault.Watch) error {
 
 func (r *recorder) PinDir() string { return r.dir }
 
+func (r *recorder) Commons() *fault.Commons { return nil }
+
 // newRecorder has a directory of the test's own.
 func newRecorder(t *testing.T) *recorder {
 	t.Helper()

@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/kernel"
-	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/test/env"
 )
 
@@ -60,11 +60,15 @@ type setting func(*place) (missing string)
 
 func nothing(*place) string { return "" }
 
-// faultOn injects networkLoss into the cgroup that choose picks.
+// faultOn injects a fault of the family into the cgroup that choose picks.
 func faultOn(choose func(*place) fault.Cgroup, spec func() *v1.Fault) setting {
 	return func(p *place) string {
 		s := spec()
-		for _, m := range network.Loss().Mechanisms {
+		kind, err := faults.KindOf(s)
+		if err != nil {
+			p.b.Fatal(err)
+		}
+		for _, m := range kind.Mechanisms {
 			if m.Name != s.GetMechanism() {
 				continue
 			}
@@ -74,7 +78,7 @@ func faultOn(choose func(*place) fault.Cgroup, spec func() *v1.Fault) setting {
 				}
 			}
 		}
-		p.inject(choose(p), s)
+		p.inject(kind, choose(p), s)
 		return ""
 	}
 }
@@ -85,9 +89,9 @@ func receiver(p *place) fault.Cgroup { return p.receiver }
 
 // inject starts a fault that lasts until the benchmark ends or revert is
 // called.
-func (p *place) inject(cgroup fault.Cgroup, spec *v1.Fault) {
+func (p *place) inject(kind fault.Kind, cgroup fault.Cgroup, spec *v1.Fault) {
 	p.b.Helper()
-	plan, err := network.Loss().Plan(p.b.Context(), fault.Request{
+	plan, err := kind.Plan(p.b.Context(), fault.Request{
 		Spec:       spec,
 		Cgroups:    []fault.Cgroup{cgroup},
 		Seed:       42,
@@ -100,7 +104,7 @@ func (p *place) inject(cgroup fault.Cgroup, spec *v1.Fault) {
 	if err != nil {
 		p.b.Fatal(err)
 	}
-	injection, err := plan.Inject(p.b.Context(), recorder{})
+	injection, err := plan.Inject(p.b.Context(), &env.Recorder{})
 	if err != nil {
 		p.b.Fatal(err)
 	}
@@ -138,16 +142,6 @@ func (p *place) counters() fault.Counters {
 	}
 	return counters
 }
-
-// recorder keeps no journal: what is put in place is in namespaces and cgroups
-// that end with the benchmark.
-type recorder struct{}
-
-func (recorder) Record(undo fault.Undo) (fault.Undone, error) { return undo, nil }
-
-func (recorder) Watch(fault.Watch) error { return nil }
-
-func (recorder) PinDir() string { return "" }
 
 // netem loses that many percent of everything that leaves by the interface.
 func netem(percent string) setting {

@@ -55,7 +55,14 @@ func Inject(t testing.TB, kind fault.Kind, spec *v1.Fault, log *slog.Logger, tar
 // test at the latest.
 func Begin(t testing.TB, plan *fault.Plan) *Injected {
 	t.Helper()
-	i := &Injected{Plan: plan, Recorder: &Recorder{}, t: t}
+	return BeginIn(t, nil, plan)
+}
+
+// BeginIn is Begin for a fault that is of one run with others; nil for a run of
+// its own.
+func BeginIn(t testing.TB, run *fault.Commons, plan *fault.Plan) *Injected {
+	t.Helper()
+	i := &Injected{Plan: plan, Recorder: &Recorder{Run: run}, t: t}
 	var err error
 	if i.Injection, err = plan.Inject(t.Context(), i.Recorder); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,10 @@ import (
 // Recorder is a journal and a proof in memory, for faults that are injected
 // without an engine. It is a fault.Recorder.
 type Recorder struct {
+	// Run is shared by the faults that are to be of one run; nil for a fault
+	// that is alone in its run.
+	Run *fault.Commons
+
 	mu      sync.Mutex
 	records []*record
 	watches []watched
@@ -59,6 +63,16 @@ func (r *Recorder) Watch(watch fault.Watch) error {
 
 // PinDir implements fault.Recorder.
 func (r *Recorder) PinDir() string { return "" }
+
+// Commons implements fault.Recorder.
+func (r *Recorder) Commons() *fault.Commons {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.Run == nil {
+		r.Run = &fault.Commons{}
+	}
+	return r.Run
+}
 
 // Open lists the undos that were recorded and not run.
 func (r *Recorder) Open() (list []fault.Undo) {

@@ -94,7 +94,7 @@ func run(ctx context.Context, arguments []string, w io.Writer) error {
 func parse(arguments []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("matrix "+arguments[0], flag.ContinueOnError)
-	packages := flags.String("packages", "./...", "`patterns` of packages, separated by spaces")
+	packages := flags.String("packages", allPackages, "`patterns` of packages, separated by spaces; without any, kernels.yaml leaves some out in a guest")
 	ids := flags.String("kernels", "", "`ids` of kernels, separated by commas; empty for all of test/vm/kernels.yaml")
 	flags.StringVar(&o.run, "run", "", "only tests that match this `pattern`, as of go test")
 	flags.IntVar(&o.jobs, "jobs", 1, "how many kernels at a time")
@@ -124,6 +124,9 @@ func parse(arguments []string) (options, error) {
 	return o, nil
 }
 
+// allPackages is the pattern of the whole module.
+const allPackages = "./..."
+
 func moduleRoot(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
 	if err != nil {
@@ -151,8 +154,8 @@ func (m *matrix) host(ctx context.Context) error {
 		if m.again > 0 {
 			fmt.Fprintf(m.w, "round %d\n", round)
 		}
-		k := m.kernel(ctx, hostKernel, nil)
-		if n := print(m.w, []kernelRun{k}, m.packages); n > 0 {
+		k := m.kernel(ctx, hostKernel, m.packages, nil)
+		if n := print(m.w, []kernelRun{k}); n > 0 {
 			return fmt.Errorf("%d problems", n)
 		}
 		if time.Now().After(end) {
@@ -164,12 +167,18 @@ func (m *matrix) host(ctx context.Context) error {
 // guests runs the tests on every kernel that was asked for.
 func (m *matrix) guests(ctx context.Context) error {
 	runs := make([]kernelRun, len(m.kernels))
+	// What was asked for by name runs everywhere.
+	everywhere := !slices.Equal(m.options.packages, []string{allPackages})
 	var group errgroup.Group
 	group.SetLimit(m.jobs)
 	for i, k := range m.kernels {
 		group.Go(func() error {
 			// This program watches each step itself; the bench's limit is behind it.
-			whole := m.boot + time.Duration(len(m.packages))*(m.limit+m.boot)
+			packages := m.packages
+			if !everywhere {
+				packages = without(m.root, packages, k.Elsewhere)
+			}
+			whole := m.boot + time.Duration(len(packages))*(m.limit+m.boot)
 			arguments := []string{
 				filepath.Join(m.root, "test/vm/run"), "--kernel", k.ID, "--timeout", whole.String(),
 				"--console", filepath.Join(m.root, "build", "vm", k.ID+".console"),
@@ -180,21 +189,30 @@ func (m *matrix) guests(ctx context.Context) error {
 			if m.memory != "" {
 				arguments = append(arguments, "--memory", m.memory)
 			}
-			runs[i] = m.kernel(ctx, k.ID, append(arguments, "--"))
+			runs[i] = m.kernel(ctx, k.ID, packages, append(arguments, "--"))
 			return nil
 		})
 	}
 	_ = group.Wait() // what went wrong is in runs
-	if n := print(m.w, runs, m.packages); n > 0 {
+	if n := print(m.w, runs); n > 0 {
 		return fmt.Errorf("%d problems", n)
 	}
 	return nil
 }
 
+// without leaves out the packages below some folders of the module.
+func without(root string, packages []testPackage, folders []string) []testPackage {
+	return slices.DeleteFunc(slices.Clone(packages), func(p testPackage) bool {
+		return slices.ContainsFunc(folders, func(folder string) bool {
+			return strings.HasPrefix(p.Dir+"/", filepath.Join(root, folder)+"/")
+		})
+	})
+}
+
 // kernel runs every binary once on one kernel; before is the command that
 // brings the script there.
-func (m *matrix) kernel(ctx context.Context, id string, before []string) kernelRun {
-	k := kernelRun{Kernel: id}
+func (m *matrix) kernel(ctx context.Context, id string, packages []testPackage, before []string) kernelRun {
+	k := kernelRun{Kernel: id, Wanted: packages}
 	start := time.Now()
 	if err := m.runScript(ctx, &k, before); err != nil {
 		k.Problem = err.Error()
@@ -209,7 +227,7 @@ func (m *matrix) runScript(ctx context.Context, k *kernelRun, before []string) e
 		return fmt.Errorf("making the directory of the output: %w", err)
 	}
 	path := filepath.Join(dir, k.Kernel+".sh")
-	if err := os.WriteFile(path, []byte(script(m.root, m.packages, m.run, m.limit)), 0o755); err != nil {
+	if err := os.WriteFile(path, []byte(script(m.root, k.Wanted, m.run, m.limit)), 0o755); err != nil {
 		return fmt.Errorf("writing the script: %w", err)
 	}
 	k.Log = filepath.Join("build", "vm", k.Kernel+".log")
@@ -258,9 +276,13 @@ func (m *matrix) progress(kernel string, p *packageRun) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	verdict := "ok  "
-	if p.Problem != "" || p.count(failed) > 0 {
+	problems := p.problems(kernel)
+	if len(problems) > 0 {
 		verdict = "FAIL"
 	}
 	fmt.Fprintf(m.w, "%s  %-12s %-48s %3d passed %2d failed %2d skipped  %.1fs\n",
 		verdict, kernel, strings.TrimPrefix(p.ImportPath, "faultline.dev/"), p.count(passed), p.count(failed), p.count(skipped), p.Elapsed.Seconds())
+	for _, problem := range problems {
+		fmt.Fprintln(m.w, indent(problem))
+	}
 }

@@ -122,7 +122,7 @@ func TestFindsPrivilegedTestsOnly(t *testing.T) {
 
 func TestTellsWhatEveryTestDid(t *testing.T) {
 	m := newMatrix(t, "./...")
-	k := m.kernel(t.Context(), hostKernel, nil)
+	k := m.kernel(t.Context(), hostKernel, m.packages, nil)
 	if k.Problem != "" {
 		t.Fatal(k.Problem)
 	}
@@ -166,7 +166,7 @@ func TestTellsWhatEveryTestDid(t *testing.T) {
 	}
 
 	var report strings.Builder
-	if n := print(&report, []kernelRun{k}, m.packages); n != 4 {
+	if n := print(&report, []kernelRun{k}); n != 4 {
 		t.Errorf("%d problems, want 4:\n%s", n, &report)
 	}
 	if !strings.Contains(report.String(), "\n3 passed, 3 failed, 2 skipped\n") {
@@ -176,17 +176,17 @@ func TestTellsWhatEveryTestDid(t *testing.T) {
 
 func TestSkipThatTheListOfKernelsDoesNotKnowIsAProblem(t *testing.T) {
 	m := newMatrix(t, "./good")
-	k := m.kernel(t.Context(), hostKernel, nil)
-	if problems := k.problems(m.packages); len(problems) != 0 {
+	k := m.kernel(t.Context(), hostKernel, m.packages, nil)
+	if problems := k.problems(); len(problems) != 0 {
 		t.Errorf("on the host: %q", problems)
 	}
 	k.Kernel = "debian-6.1"
-	problems := k.problems(m.packages)
+	problems := k.problems()
 	if len(problems) != 1 || !strings.Contains(problems[0], "TestParent/skips was skipped") {
 		t.Errorf("on its kernel: %q", problems)
 	}
 	k.Kernel = "debian-6.12"
-	if problems := k.problems(m.packages); len(problems) != 2 {
+	if problems := k.problems(); len(problems) != 2 {
 		t.Errorf("on another kernel: %q", problems)
 	}
 }
@@ -199,8 +199,8 @@ func TestGuestThatDiesIsAProblem(t *testing.T) {
 	if err := os.WriteFile(bench, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	k := m.kernel(t.Context(), "debian-6.1", []string{bench})
-	all := strings.Join(k.problems(m.packages), "\n")
+	k := m.kernel(t.Context(), "debian-6.1", m.packages, []string{bench})
+	all := strings.Join(k.problems(), "\n")
 	for _, want := range []string{
 		"exit status 125", "kernel panic", "binary never ended", "TestPasses failed", "it did not end", "example.com/tree/leak never ran",
 	} {
@@ -213,8 +213,19 @@ func TestGuestThatDiesIsAProblem(t *testing.T) {
 func TestGuestThatHangsIsEnded(t *testing.T) {
 	m := newMatrix(t, "./good")
 	m.boot = 100 * time.Millisecond
-	k := m.kernel(t.Context(), "debian-6.1", []string{"/bin/sh", "-c", "exec sleep 3600"})
-	if all := strings.Join(k.problems(m.packages), "\n"); !strings.Contains(all, errHangs.Error()) || !strings.Contains(all, "no test ran") {
+	k := m.kernel(t.Context(), "debian-6.1", m.packages, []string{"/bin/sh", "-c", "exec sleep 3600"})
+	if all := strings.Join(k.problems(), "\n"); !strings.Contains(all, errHangs.Error()) || !strings.Contains(all, "no test ran") {
 		t.Errorf("problems: %s", all)
+	}
+}
+
+func TestFoldersThatRunElsewhereAreLeftOut(t *testing.T) {
+	m := newMatrix(t, "./...")
+	var left []string
+	for _, p := range without(m.root, m.packages, []string{"good", "ba"}) {
+		left = append(left, filepath.Base(p.ImportPath))
+	}
+	if diff := cmp.Diff([]string{"bad", "hangs", "leak"}, left); diff != "" {
+		t.Error(diff)
 	}
 }

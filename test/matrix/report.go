@@ -3,7 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
-	"sort"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -14,7 +15,9 @@ const hostKernel = "host"
 
 // kernelRun is what all packages did on one kernel.
 type kernelRun struct {
-	Kernel   string
+	Kernel string
+	// Wanted are the packages that have to run.
+	Wanted   []testPackage
 	Packages []packageRun
 	// Problem is what went wrong beside the packages: the guest did not boot.
 	Problem string
@@ -31,8 +34,7 @@ func (k kernelRun) count(o outcome) int {
 }
 
 // problems are the reasons why a kernel's run is not a success, one text each.
-// Every package that should have run is in wanted.
-func (k kernelRun) problems(wanted []testPackage) []string {
+func (k kernelRun) problems() []string {
 	var all []string
 	if k.Problem != "" {
 		all = append(all, k.Problem)
@@ -40,19 +42,11 @@ func (k kernelRun) problems(wanted []testPackage) []string {
 	seen := map[string]bool{}
 	for _, p := range k.Packages {
 		seen[p.ImportPath] = true
-		if p.Problem != "" {
-			all = append(all, fmt.Sprintf("%s: %s; its last output:\n%s", p.ImportPath, p.Problem, indent(tail(p.Output, 30))))
-		}
-		for _, r := range p.Results {
-			switch {
-			case r.Outcome == failed:
-				all = append(all, fmt.Sprintf("%s %s failed:\n%s", p.ImportPath, r.Test, indent(tail(r.Output, 60))))
-			case r.Outcome == skipped && k.Kernel != hostKernel && !declared(r.why(), k.Kernel):
-				all = append(all, fmt.Sprintf("%s %s was skipped for a reason that test/vm/kernels.yaml does not know: %s", p.ImportPath, r.Test, r.why()))
-			}
+		for _, problem := range p.problems(k.Kernel) {
+			all = append(all, p.ImportPath+" "+problem)
 		}
 	}
-	for _, w := range wanted {
+	for _, w := range k.Wanted {
 		if !seen[w.ImportPath] {
 			all = append(all, w.ImportPath+" never ran")
 		}
@@ -63,45 +57,56 @@ func (k kernelRun) problems(wanted []testPackage) []string {
 	return all
 }
 
+// problems are the reasons why a package's run on a kernel is not a success.
+func (p packageRun) problems(kernel string) (all []string) {
+	if p.Problem != "" {
+		all = append(all, fmt.Sprintf("%s; its last output:\n%s", p.Problem, indent(tail(p.Output, 30))))
+	}
+	for _, r := range p.Results {
+		switch {
+		case r.Outcome == failed:
+			all = append(all, fmt.Sprintf("%s failed:\n%s", r.Test, indent(tail(r.Output, 60))))
+		case r.Outcome == skipped && kernel != hostKernel && !declared(r.why(), kernel):
+			all = append(all, fmt.Sprintf("%s was skipped for a reason that test/vm/kernels.yaml does not know: %s", r.Test, r.why()))
+		}
+	}
+	return all
+}
+
 // declared says whether a skip is one of kernels.Missing, which asks
 // kernels.yaml what this kernel has to support and fails the test otherwise.
 func declared(why, kernel string) bool {
 	return strings.Contains(why, " is not declared for "+kernel+":")
 }
 
-// print writes what ran on each kernel, what was skipped and why, and every
-// problem in full. It returns the number of problems.
-func print(w io.Writer, runs []kernelRun, wanted []testPackage) int {
-	for _, k := range runs {
-		reasons := map[string][]string{}
-		for _, p := range k.Packages {
-			for _, r := range p.Results {
-				if r.Outcome == skipped {
-					reasons[r.why()] = append(reasons[r.why()], r.Test)
-				}
-			}
-		}
-		if len(reasons) == 0 {
-			continue
-		}
-		fmt.Fprintf(w, "\nskipped on %s:\n", k.Kernel)
-		sorted := make([]string, 0, len(reasons))
-		for why := range reasons {
-			sorted = append(sorted, why)
-		}
-		sort.Strings(sorted)
-		for _, why := range sorted {
-			fmt.Fprintf(w, "  %s\n    %s\n", why, strings.Join(reasons[why], "\n    "))
-		}
-	}
-
+// print writes every problem in full, why tests were skipped on each kernel, and
+// what ran there. It returns the number of problems. The names of what was
+// skipped are in the kernel's log.
+func print(w io.Writer, runs []kernelRun) int {
 	total := 0
 	problems := make([][]string, len(runs))
 	for i, k := range runs {
-		problems[i] = k.problems(wanted)
+		problems[i] = k.problems()
 		total += len(problems[i])
 		for _, p := range problems[i] {
 			fmt.Fprintf(w, "\nPROBLEM on %s: %s\n", k.Kernel, p)
+		}
+	}
+
+	for _, k := range runs {
+		reasons := map[string]int{}
+		for _, p := range k.Packages {
+			for _, r := range p.Results {
+				if r.Outcome == skipped {
+					reasons[r.why()]++
+				}
+			}
+		}
+		if len(reasons) > 0 {
+			fmt.Fprintf(w, "\nskipped on %s:\n", k.Kernel)
+		}
+		for _, why := range slices.Sorted(maps.Keys(reasons)) {
+			fmt.Fprintf(w, "  %d: %s\n", reasons[why], why)
 		}
 	}
 

@@ -22,13 +22,17 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Distribution is the shape of a jitter.
 type Distribution int32
 
 const (
 	Distribution_DISTRIBUTION_UNSPECIFIED Distribution = 0
-	Distribution_UNIFORM                  Distribution = 1
-	Distribution_NORMAL                   Distribution = 2
-	Distribution_PARETO                   Distribution = 3
+	// Evenly from delay - jitter to delay + jitter; the default.
+	Distribution_UNIFORM Distribution = 1
+	// The normal distribution; jitter is its standard deviation.
+	Distribution_NORMAL Distribution = 2
+	// Mostly short, a few long, as netem's: from delay - 2/3 jitter to delay + 4 jitter.
+	Distribution_PARETO Distribution = 3
 )
 
 // Enum value maps for Distribution.
@@ -580,12 +584,22 @@ func (*NetworkPartition) Descriptor() ([]byte, []int) {
 	return file_faultline_v1alpha1_fault_proto_rawDescGZIP(), []int{2}
 }
 
+// NetworkLatency holds packets back. None waits a negative time: what a
+// distribution has below 0 is 0.
 type NetworkLatency struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Delay         *durationpb.Duration   `protobuf:"bytes,1,opt,name=delay,proto3" json:"delay,omitempty"`
-	Jitter        *durationpb.Duration   `protobuf:"bytes,2,opt,name=jitter,proto3" json:"jitter,omitempty"`
-	Correlation   float64                `protobuf:"fixed64,3,opt,name=correlation,proto3" json:"correlation,omitempty"`
-	Distribution  Distribution           `protobuf:"varint,4,opt,name=distribution,proto3,enum=faultline.v1alpha1.Distribution" json:"distribution,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long a packet is held back; above 0, at most 1m.
+	Delay *durationpb.Duration `protobuf:"bytes,1,opt,name=delay,proto3" json:"delay,omitempty"`
+	// How much that varies from packet to packet, 0 up to the delay.
+	Jitter *durationpb.Duration `protobuf:"bytes,2,opt,name=jitter,proto3" json:"jitter,omitempty"`
+	// Percentage: how likely a packet gets the same delay as the one before it.
+	Correlation float64 `protobuf:"fixed64,3,opt,name=correlation,proto3" json:"correlation,omitempty"`
+	// Shape of the jitter: UNIFORM (default), NORMAL, PARETO.
+	Distribution Distribution `protobuf:"varint,4,opt,name=distribution,proto3,enum=faultline.v1alpha1.Distribution" json:"distribution,omitempty"`
+	// Path of a distribution table of tc-netem(8), instead of distribution. It is
+	// read when the fault is planned; a relative path begins at the working
+	// directory.
+	Table         string `protobuf:"bytes,5,opt,name=table,proto3" json:"table,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -646,6 +660,13 @@ func (x *NetworkLatency) GetDistribution() Distribution {
 		return x.Distribution
 	}
 	return Distribution_DISTRIBUTION_UNSPECIFIED
+}
+
+func (x *NetworkLatency) GetTable() string {
+	if x != nil {
+		return x.Table
+	}
+	return ""
 }
 
 type NetworkDuplicate struct {
@@ -2007,12 +2028,13 @@ const file_faultline_v1alpha1_fault_proto_rawDesc = "" +
 	"\n" +
 	"_loss_goodB\v\n" +
 	"\t_loss_bad\"\x12\n" +
-	"\x10NetworkPartition\"\xdc\x01\n" +
+	"\x10NetworkPartition\"\xf2\x01\n" +
 	"\x0eNetworkLatency\x12/\n" +
 	"\x05delay\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x121\n" +
 	"\x06jitter\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06jitter\x12 \n" +
 	"\vcorrelation\x18\x03 \x01(\x01R\vcorrelation\x12D\n" +
-	"\fdistribution\x18\x04 \x01(\x0e2 .faultline.v1alpha1.DistributionR\fdistribution\"N\n" +
+	"\fdistribution\x18\x04 \x01(\x0e2 .faultline.v1alpha1.DistributionR\fdistribution\x12\x14\n" +
+	"\x05table\x18\x05 \x01(\tR\x05table\"N\n" +
 	"\x10NetworkDuplicate\x12\x18\n" +
 	"\apercent\x18\x01 \x01(\x01R\apercent\x12 \n" +
 	"\vcorrelation\x18\x02 \x01(\x01R\vcorrelation\"L\n" +

@@ -36,6 +36,9 @@ type Kernel struct {
 	EI     *EI     `yaml:"ei"`
 	// Capabilities are the names of what tests may rely on.
 	Capabilities []string `yaml:"capabilities"`
+	// Elsewhere are the folders of the module whose tests run on other kernels
+	// of the list only.
+	Elsewhere []string `yaml:"elsewhere"`
 }
 
 // Debian is a stock kernel package.

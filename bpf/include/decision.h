@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What was decided about a packet at the cgroup's hook, for the interface where
+ * it is done. On its way between both the packet's mark says where it stands:
+ *
+ *   31 ... 15 | 14   | 13 ... 10 | 9 ... 0
+ *   the run   | copy | the fault | the packet
+ *
+ * All network faults of a run share the table. The first that hits a packet
+ * makes the decision, and those after it add to it, so that an interface does
+ * everything at once, and any of the faults' programs there can do it.
+ */
+#pragma once
+
+#include "abi.h"
+#include <bpf/bpf_helpers.h>
+
+enum {
+	/* Of one run. */
+	FAULTS_MAX = 16,
+	PACKET_BITS = 10,
+	/* A packet that waits for its neighbour's address keeps its place until
+	 * as many others were decided about. */
+	PACKETS_MAX = 1 << PACKET_BITS,
+	DECISIONS_MAX = FAULTS_MAX * PACKETS_MAX,
+
+	/* The copy that was made in place of the packet. */
+	MARK_COPY = 1 << 14,
+	MARK_KEY = MARK_COPY - 1,
+};
+
+#define MARK_RUN (~(__u32)(MARK_COPY | MARK_KEY))
+
+enum fl_effect {
+	EFFECT_LOSE = 1 << 0,
+	/* It waits without its socket, as on a long way. */
+	EFFECT_HOLD = 1 << 1,
+	/* It waits with its socket, which feels the queue. */
+	EFFECT_SHAPE = 1 << 2,
+	EFFECT_DUPLICATE = 1 << 3,
+};
+
+struct fl_decision {
+	/* How long it is held, ns. */
+	__u64 hold;
+	/* When it may leave, CLOCK_MONOTONIC in ns. */
+	__u64 departure;
+	/* The mark that it had. */
+	__u32 mark;
+	/* Bit n: fault n of the run hits it. */
+	__u32 faults;
+	__u32 effects; /* enum fl_effect */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct fl_decision) == 32, "known to Go");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DECISIONS_MAX);
+	__type(key, __u32);
+	__type(value, struct fl_decision);
+} fl_decisions SEC(".maps");
+
+/* The decision about a packet with this mark; NULL when there is none. */
+static __always_inline struct fl_decision *decision_of(__u32 mark, __u32 run)
+{
+	__u32 key = mark & MARK_KEY;
+
+	if ((mark & MARK_RUN) != run)
+		return 0;
+	return bpf_map_lookup_elem(&fl_decisions, &key);
+}
+
+/* Adds one fault's effect to what the others want of the packet. */
+static __always_inline void decide(struct __sk_buff *skb, __u32 run, __u32 fault,
+				   __u64 ordinal, __u32 effect, __u64 hold)
+{
+	struct fl_decision *decision = decision_of(skb->mark, run);
+
+	if (!decision) {
+		__u32 key = fault << PACKET_BITS | (ordinal & (PACKETS_MAX - 1));
+
+		decision = bpf_map_lookup_elem(&fl_decisions, &key);
+		if (!decision)
+			return;
+		decision->hold = 0;
+		decision->mark = skb->mark;
+		decision->faults = 0;
+		decision->effects = 0;
+		skb->mark = run | key;
+	}
+	decision->hold += hold;
+	decision->faults |= 1 << fault;
+	decision->effects |= effect;
+}
+
+/* What was done, by fault. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, FAULTS_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} fl_done SEC(".maps");
+
+/* Counts a packet for every fault that hit it. */
+static __always_inline void count_done(__u32 faults)
+{
+#pragma unroll
+	for (__u32 fault = 0; fault < FAULTS_MAX; fault++) {
+		/* A key of its own: the verifier of 6.12 forgets a counter whose
+		 * address is taken, and sees a loop without an end. */
+		__u32 key = fault;
+		__u64 *done;
+
+		if (!(faults >> fault & 1))
+			continue;
+		done = bpf_map_lookup_elem(&fl_done, &key);
+		if (done)
+			__sync_fetch_and_add(done, 1);
+	}
+}

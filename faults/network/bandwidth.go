@@ -1,0 +1,103 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/api/units"
+	"faultline.dev/faultline/bpf/cgroupskb"
+	"faultline.dev/faultline/faults/check"
+	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/kernel"
+	"faultline.dev/faultline/faults/qdisc"
+)
+
+// Bandwidth is networkBandwidth: a line that is slower than the real one.
+func Bandwidth() fault.Kind {
+	return fault.Kind{
+		Name:    "networkBandwidth",
+		Summary: "limits the rate, with bursts",
+		Scope:   fault.ScopeCgroup,
+		Mechanisms: []fault.Mechanism{
+			{
+				Name:    mechanismTCXFQ,
+				Summary: "cgroup_skb says when each packet may leave, a tcx link at the interface writes it on the packet, the fq qdisc holds it",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.TCX, kernel.FQ},
+			},
+			{
+				Name:    mechanismClsFQ,
+				Summary: sameByCls,
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.ClsBPF, kernel.FQ},
+			},
+			{
+				Name:    mechanismTBF,
+				Summary: "cgroup_skb steers the packets into a class that holds a token bucket, behind a journal record; not built yet",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.TBF},
+			},
+		},
+		Example: `target: {cgroup: /shop/checkout}
+networkBandwidth: {rate: 10Mbit, burst: 64KiB}
+duration: 60s`,
+		Validate: validateBandwidth,
+		Plan:     planBandwidth,
+	}
+}
+
+const (
+	// leastRate is what tc(8) can express: one byte per second.
+	leastRate = 8
+	// usualBurst is the burst in bytes where none is given: some large packets.
+	usualBurst = 16 << 10
+	// longestShaped is how long one packet may have to wait for its turn. A
+	// socket has sent no more than its buffer holds; at a rate that makes more of
+	// that packets leave early, and never are lost.
+	longestShaped = 10 * time.Second
+)
+
+func validateBandwidth(spec *v1.Fault) []fault.Problem {
+	p := check.Problems{Prefix: "networkBandwidth"}
+	switch rate := spec.GetNetworkBandwidth().GetRate(); {
+	case rate == 0:
+		p.Add("rate", "is missing or 0; give bits per second, such as 10Mbit (networkPartition lets nothing through)")
+	case rate < leastRate:
+		p.Add("rate", "is %dbit; at least %dbit are allowed", rate, leastRate)
+	}
+	p.NoRate(spec, "networkBandwidth")
+	return append(p.List(), ValidateFilter(spec.GetFilter())...)
+}
+
+// shape is a rate in bits per second, and a burst in bytes.
+type shape struct{ rate, burst uint64 }
+
+// byteTime is how long one byte takes, in parts of 2^16 ns.
+func (s shape) byteTime() uint64 { return uint64(8e9 * 65536 / float64(s.rate)) }
+
+// full is how long a burst lasts at the rate.
+func (s shape) full() time.Duration {
+	return time.Duration(float64(s.burst) * 8e9 / float64(s.rate))
+}
+
+func planBandwidth(ctx context.Context, req fault.Request) (*fault.Plan, error) {
+	p, err := newPlan(ctx, "networkBandwidth", req)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.onlyBuilt(); err != nil {
+		return nil, err
+	}
+	chosen, err := fault.Choose(ctx, req, Bandwidth(), mechanismTCXFQ, mechanismClsFQ)
+	if err != nil {
+		return nil, err
+	}
+	limit := req.Spec.GetNetworkBandwidth()
+	p.shape = &shape{rate: limit.GetRate(), burst: limit.GetBurst()}
+	if p.shape.burst == 0 {
+		p.shape.burst = usualBurst
+	}
+	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlShapeEgress, holding[chosen]
+	p.queue = &qdisc.Params{Delay: longestShaped}
+	what := fmt.Sprintf("send no faster than %s, %s at once", units.FormatBitRate(limit.GetRate()), units.FormatBytes(p.shape.burst))
+	return p.finish(chosen, what)
+}

@@ -1,0 +1,76 @@
+package network
+
+import (
+	"context"
+	"fmt"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/bpf/cgroupskb"
+	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/kernel"
+)
+
+// Duplicate is networkDuplicate: packets that come twice.
+func Duplicate() fault.Kind {
+	return fault.Kind{
+		Name:    "networkDuplicate",
+		Summary: "sends packets twice",
+		Scope:   fault.ScopeCgroup,
+		Mechanisms: []fault.Mechanism{
+			{
+				Name:    mechanismTCX,
+				Summary: "cgroup_skb chooses, a tcx link at the interface sends a copy; ends with the process",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.TCX},
+			},
+			{
+				Name:    mechanismClsBPF,
+				Summary: sameByCls,
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.ClsBPF},
+			},
+			{
+				Name:    mechanismNetem,
+				Summary: "cgroup_skb steers the packets into a class that holds netem, behind a journal record; not built yet",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Netem},
+			},
+		},
+		Example: `target: {cgroup: /shop/checkout}
+networkDuplicate: {percent: 5}
+duration: 60s`,
+		Validate: func(spec *v1.Fault) []fault.Problem {
+			return validateShare(spec, "networkDuplicate", spec.GetNetworkDuplicate(), "packets are sent twice")
+		},
+		Plan: planDuplicate,
+	}
+}
+
+func planDuplicate(ctx context.Context, req fault.Request) (*fault.Plan, error) {
+	p, err := newPlan(ctx, "networkDuplicate", req)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.onlyBuilt(); err != nil {
+		return nil, err
+	}
+	chosen, err := fault.Choose(ctx, req, Duplicate(), mechanismTCX, mechanismClsBPF)
+	if err != nil {
+		return nil, err
+	}
+	duplicate := req.Spec.GetNetworkDuplicate()
+	p.dice.Share(duplicate)
+	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlDupEgress, passing[chosen]
+	return p.finish(chosen, describeShare("send %v %% of the packets twice", duplicate))
+}
+
+// describeShare says what becomes of a share of the packets; format takes the
+// percentage.
+func describeShare(format string, of interface {
+	GetPercent() float64
+	GetCorrelation() float64
+},
+) string {
+	text := fmt.Sprintf(format, of.GetPercent())
+	if of.GetCorrelation() > 0 {
+		text += fmt.Sprintf(", each with %v %% chance to share the fate of the one before", of.GetCorrelation())
+	}
+	return text
+}

@@ -1,0 +1,84 @@
+package network
+
+import (
+	"context"
+	"fmt"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/api/units"
+	"faultline.dev/faultline/bpf/cgroupskb"
+	"faultline.dev/faultline/faults/check"
+	"faultline.dev/faultline/faults/dice"
+	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/qdisc"
+)
+
+// Latency is networkLatency: packets that come later, as from far away.
+func Latency() fault.Kind {
+	return fault.Kind{
+		Name:       "networkLatency",
+		Summary:    "delays packets, with jitter and its distribution",
+		Scope:      fault.ScopeCgroup,
+		Mechanisms: held(),
+		Example: `name: far away database
+target: {systemdUnit: checkout.service}
+networkLatency: {delay: 100ms, jitter: 10ms, distribution: NORMAL}
+filter: {peers: [10.0.0.0/8], ports: ["5432"], protocol: TCP}
+duration: 60s`,
+		Validate: validateLatency,
+		Plan:     planLatency,
+	}
+}
+
+func validateLatency(spec *v1.Fault) []fault.Problem {
+	p := check.Problems{Prefix: "networkLatency"}
+	p.Delay(spec.GetNetworkLatency(), false)
+	return append(p.List(), ValidateFilter(spec.GetFilter())...)
+}
+
+func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
+	p, err := newPlan(ctx, "networkLatency", req)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.onlyBuilt(); err != nil {
+		return nil, err
+	}
+	chosen, err := fault.Choose(ctx, req, Latency(), mechanismTCXFQ, mechanismClsFQ)
+	if err != nil {
+		return nil, err
+	}
+	delay, err := dice.NewDelay(req.Seed, req.Spec.GetNetworkLatency())
+	if err != nil {
+		return nil, err
+	}
+	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlHoldEgress, holding[chosen]
+	p.delay, p.queue = &delay, &qdisc.Params{Delay: delay.Longest()}
+	return p.finish(chosen, describeLatency(req.Spec.GetNetworkLatency()))
+}
+
+// onlyBuilt refuses what is not built yet of the faults that do something with
+// packets on their way out.
+func (p *plan) onlyBuilt() error {
+	if p.filter.ingress {
+		return fmt.Errorf("%s of received packets is %w; write direction: EGRESS, or let it happen to what the peers send", p.kind, fault.ErrNotBuilt)
+	}
+	switch named := p.req.Spec.GetMechanism(); named {
+	case mechanismNetem, mechanismTBF:
+		return fmt.Errorf("mechanism %s is %w; leave it out", named, fault.ErrNotBuilt)
+	}
+	return nil
+}
+
+func describeLatency(latency *v1.NetworkLatency) string {
+	text := "delay packets by " + units.FormatDuration(latency.GetDelay().AsDuration())
+	jitter := latency.GetJitter().AsDuration()
+	if jitter == 0 {
+		return text
+	}
+	shape := latency.GetTable()
+	if shape == "" {
+		shape = latency.GetDistribution().String()
+	}
+	return fmt.Sprintf("%s, jitter %s (%s)", text, units.FormatDuration(jitter), shape)
+}
