@@ -52,11 +52,12 @@ type ObjectsFlConfig struct {
 		_        structs.HostLayout
 		ByteTime uint64
 		Burst    uint64
+		Longest  uint64
 	}
 	Run     uint32
 	Fault   uint32
 	Observe uint32
-	Pad     uint32
+	Levels  uint32
 }
 
 type ObjectsFlDecision struct {
@@ -112,7 +113,7 @@ type ObjectsFlMemory struct {
 		Drawn uint32
 		Pad   uint32
 	}
-	Shape struct {
+	Shape [2]struct {
 		_    structs.HostLayout
 		Paid uint64
 	}

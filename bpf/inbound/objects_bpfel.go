@@ -13,31 +13,7 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type ObjectsFlDiceState struct {
-	_    structs.HostLayout
-	Lock struct {
-		_   structs.HostLayout
-		Val uint32
-	}
-	Bad     uint32
-	Last    uint32
-	Pad     uint32
-	Ordinal uint64
-	Hits    uint64
-	Sampled uint64
-}
-
-type ObjectsFlEndpoint struct {
-	_       structs.HostLayout
-	Address struct {
-		_     structs.HostLayout
-		Bytes [16]uint8
-	}
-	Port uint16
-	Pad  uint16
-}
-
-type ObjectsFlInConfig struct {
+type ObjectsFlConfig struct {
 	_    structs.HostLayout
 	Dice struct {
 		_           structs.HostLayout
@@ -63,11 +39,64 @@ type ObjectsFlInConfig struct {
 		Flags    uint32
 		Protocol uint32
 	}
-	Delay  uint64
-	Levels uint32
-	Flags  uint32
-	Mark   uint32
-	Done   uint32
+	Delay struct {
+		_           structs.HostLayout
+		Delay       uint64
+		Jitter      uint64
+		Correlation uint64
+		Seed        uint64
+		Size        uint32
+		Shape       uint32
+	}
+	Shape struct {
+		_        structs.HostLayout
+		ByteTime uint64
+		Burst    uint64
+		Longest  uint64
+	}
+	Run     uint32
+	Fault   uint32
+	Observe uint32
+	Levels  uint32
+}
+
+type ObjectsFlDecision struct {
+	_         structs.HostLayout
+	Hold      uint64
+	Departure uint64
+	Mark      uint32
+	Faults    uint32
+	Effects   uint32
+	Pad       uint32
+}
+
+type ObjectsFlDelayTable struct {
+	_       structs.HostLayout
+	Entries [16385]int32
+}
+
+type ObjectsFlDiceState struct {
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Bad     uint32
+	Last    uint32
+	Pad     uint32
+	Ordinal uint64
+	Hits    uint64
+	Sampled uint64
+}
+
+type ObjectsFlEndpoint struct {
+	_       structs.HostLayout
+	Address struct {
+		_     structs.HostLayout
+		Bytes [16]uint8
+	}
+	Port uint16
+	Pad  uint16
 }
 
 type ObjectsFlInStrangers struct {
@@ -81,6 +110,20 @@ type ObjectsFlLease struct {
 	_        structs.HostLayout
 	Deadline uint64
 	Start    uint64
+}
+
+type ObjectsFlMemory struct {
+	_     structs.HostLayout
+	Delay struct {
+		_     structs.HostLayout
+		Last  uint64
+		Drawn uint32
+		Pad   uint32
+	}
+	Shape [2]struct {
+		_    structs.HostLayout
+		Paid uint64
+	}
 }
 
 type ObjectsFlPrefix struct {
@@ -103,22 +146,32 @@ type ObjectsFlStats struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	ObjectsMapFlDecisions    = "fl_decisions"
+	ObjectsMapFlDelays       = "fl_delays"
+	ObjectsMapFlDone         = "fl_done"
 	ObjectsMapFlEvents       = "fl_events"
 	ObjectsMapFlExcluded     = "fl_excluded"
 	ObjectsMapFlExempt       = "fl_exempt"
 	ObjectsMapFlInStrangers  = "fl_in_strangers"
 	ObjectsMapFlLease        = "fl_lease"
+	ObjectsMapFlMemory       = "fl_memory"
 	ObjectsMapFlPeers        = "fl_peers"
 	ObjectsMapFlPorts        = "fl_ports"
 	ObjectsMapFlState        = "fl_state"
 	ObjectsMapFlStats        = "fl_stats"
 	ObjectsMapFlTargets      = "fl_targets"
-	ObjectsProgFlInChoose    = "fl_in_choose"
+	ObjectsProgFlInCopy      = "fl_in_copy"
+	ObjectsProgFlInDup       = "fl_in_dup"
+	ObjectsProgFlInDupAll    = "fl_in_dup_all"
+	ObjectsProgFlInHold      = "fl_in_hold"
+	ObjectsProgFlInHoldAll   = "fl_in_hold_all"
+	ObjectsProgFlInShape     = "fl_in_shape"
+	ObjectsProgFlInShapeAll  = "fl_in_shape_all"
 	ObjectsProgFlInStamp     = "fl_in_stamp"
 	ObjectsProgFlInStampBare = "fl_in_stamp_bare"
-	ObjectsProgFlInSwallow   = "fl_in_swallow"
+	ObjectsProgFlInTake      = "fl_in_take"
 	ObjectsProgFlInUnstamp   = "fl_in_unstamp"
-	ObjectsVarFlInConfig     = "fl_in_config"
+	ObjectsVarFlConfig       = "fl_config"
 )
 
 // LoadObjects returns the embedded CollectionSpec for Objects.
@@ -163,10 +216,16 @@ type ObjectsSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsProgramSpecs struct {
-	FlInChoose    *ebpf.ProgramSpec `ebpf:"fl_in_choose"`
+	FlInCopy      *ebpf.ProgramSpec `ebpf:"fl_in_copy"`
+	FlInDup       *ebpf.ProgramSpec `ebpf:"fl_in_dup"`
+	FlInDupAll    *ebpf.ProgramSpec `ebpf:"fl_in_dup_all"`
+	FlInHold      *ebpf.ProgramSpec `ebpf:"fl_in_hold"`
+	FlInHoldAll   *ebpf.ProgramSpec `ebpf:"fl_in_hold_all"`
+	FlInShape     *ebpf.ProgramSpec `ebpf:"fl_in_shape"`
+	FlInShapeAll  *ebpf.ProgramSpec `ebpf:"fl_in_shape_all"`
 	FlInStamp     *ebpf.ProgramSpec `ebpf:"fl_in_stamp"`
 	FlInStampBare *ebpf.ProgramSpec `ebpf:"fl_in_stamp_bare"`
-	FlInSwallow   *ebpf.ProgramSpec `ebpf:"fl_in_swallow"`
+	FlInTake      *ebpf.ProgramSpec `ebpf:"fl_in_take"`
 	FlInUnstamp   *ebpf.ProgramSpec `ebpf:"fl_in_unstamp"`
 }
 
@@ -174,11 +233,15 @@ type ObjectsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsMapSpecs struct {
+	FlDecisions   *ebpf.MapSpec `ebpf:"fl_decisions"`
+	FlDelays      *ebpf.MapSpec `ebpf:"fl_delays"`
+	FlDone        *ebpf.MapSpec `ebpf:"fl_done"`
 	FlEvents      *ebpf.MapSpec `ebpf:"fl_events"`
 	FlExcluded    *ebpf.MapSpec `ebpf:"fl_excluded"`
 	FlExempt      *ebpf.MapSpec `ebpf:"fl_exempt"`
 	FlInStrangers *ebpf.MapSpec `ebpf:"fl_in_strangers"`
 	FlLease       *ebpf.MapSpec `ebpf:"fl_lease"`
+	FlMemory      *ebpf.MapSpec `ebpf:"fl_memory"`
 	FlPeers       *ebpf.MapSpec `ebpf:"fl_peers"`
 	FlPorts       *ebpf.MapSpec `ebpf:"fl_ports"`
 	FlState       *ebpf.MapSpec `ebpf:"fl_state"`
@@ -190,7 +253,7 @@ type ObjectsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsVariableSpecs struct {
-	FlInConfig *ebpf.VariableSpec `ebpf:"fl_in_config"`
+	FlConfig *ebpf.VariableSpec `ebpf:"fl_config"`
 }
 
 // ObjectsObjects contains all objects after they have been loaded into the kernel.
@@ -213,11 +276,15 @@ func (o *ObjectsObjects) Close() error {
 //
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsMaps struct {
+	FlDecisions   *ebpf.Map `ebpf:"fl_decisions"`
+	FlDelays      *ebpf.Map `ebpf:"fl_delays"`
+	FlDone        *ebpf.Map `ebpf:"fl_done"`
 	FlEvents      *ebpf.Map `ebpf:"fl_events"`
 	FlExcluded    *ebpf.Map `ebpf:"fl_excluded"`
 	FlExempt      *ebpf.Map `ebpf:"fl_exempt"`
 	FlInStrangers *ebpf.Map `ebpf:"fl_in_strangers"`
 	FlLease       *ebpf.Map `ebpf:"fl_lease"`
+	FlMemory      *ebpf.Map `ebpf:"fl_memory"`
 	FlPeers       *ebpf.Map `ebpf:"fl_peers"`
 	FlPorts       *ebpf.Map `ebpf:"fl_ports"`
 	FlState       *ebpf.Map `ebpf:"fl_state"`
@@ -227,11 +294,15 @@ type ObjectsMaps struct {
 
 func (m *ObjectsMaps) Close() error {
 	return _ObjectsClose(
+		m.FlDecisions,
+		m.FlDelays,
+		m.FlDone,
 		m.FlEvents,
 		m.FlExcluded,
 		m.FlExempt,
 		m.FlInStrangers,
 		m.FlLease,
+		m.FlMemory,
 		m.FlPeers,
 		m.FlPorts,
 		m.FlState,
@@ -244,26 +315,38 @@ func (m *ObjectsMaps) Close() error {
 //
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsVariables struct {
-	FlInConfig *ebpf.Variable `ebpf:"fl_in_config"`
+	FlConfig *ebpf.Variable `ebpf:"fl_config"`
 }
 
 // ObjectsPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsPrograms struct {
-	FlInChoose    *ebpf.Program `ebpf:"fl_in_choose"`
+	FlInCopy      *ebpf.Program `ebpf:"fl_in_copy"`
+	FlInDup       *ebpf.Program `ebpf:"fl_in_dup"`
+	FlInDupAll    *ebpf.Program `ebpf:"fl_in_dup_all"`
+	FlInHold      *ebpf.Program `ebpf:"fl_in_hold"`
+	FlInHoldAll   *ebpf.Program `ebpf:"fl_in_hold_all"`
+	FlInShape     *ebpf.Program `ebpf:"fl_in_shape"`
+	FlInShapeAll  *ebpf.Program `ebpf:"fl_in_shape_all"`
 	FlInStamp     *ebpf.Program `ebpf:"fl_in_stamp"`
 	FlInStampBare *ebpf.Program `ebpf:"fl_in_stamp_bare"`
-	FlInSwallow   *ebpf.Program `ebpf:"fl_in_swallow"`
+	FlInTake      *ebpf.Program `ebpf:"fl_in_take"`
 	FlInUnstamp   *ebpf.Program `ebpf:"fl_in_unstamp"`
 }
 
 func (p *ObjectsPrograms) Close() error {
 	return _ObjectsClose(
-		p.FlInChoose,
+		p.FlInCopy,
+		p.FlInDup,
+		p.FlInDupAll,
+		p.FlInHold,
+		p.FlInHoldAll,
+		p.FlInShape,
+		p.FlInShapeAll,
 		p.FlInStamp,
 		p.FlInStampBare,
-		p.FlInSwallow,
+		p.FlInTake,
 		p.FlInUnstamp,
 	)
 }

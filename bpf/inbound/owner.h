@@ -4,7 +4,6 @@
 
 #include "../include/packet.h"
 #include "cgroup.h"
-#include "skb.h"
 
 enum {
 	/* Deepest cgroup below the root of the hierarchy that can be a target. */
@@ -156,7 +155,7 @@ static __always_inline struct sock *full(struct bpf_sock *socket, __u32 state)
  * will do when the packet gets there. levels has bit n set when some target is
  * at level n of the hierarchy.
  */
-static __always_inline int for_target(struct fl_skb *skb,
+static __always_inline int for_target(struct __sk_buff *skb,
 				      const struct fl_packet *packet,
 				      __u32 levels, __u64 *cgroup)
 {

@@ -36,9 +36,12 @@ type Filter struct {
 	Program  *ebpf.Program
 	// CloneTo is the interface out of which a clone is sent of each packet that
 	// the program matches, by its answer -1; the packet goes on to the next
-	// filter (mirred egress redirect, continue, tc-mirred(8)). 0 is for a
-	// program whose answer is itself the action (direct-action, tc-bpf(8)).
+	// filter (mirred egress redirect, continue, tc-mirred(8)).
 	CloneTo int
+	// RedirectTo is the interface out of which the packet itself is sent
+	// (mirred egress redirect, stolen). With neither the program's answer is
+	// itself the action (direct-action, tc-bpf(8)).
+	RedirectTo int
 }
 
 // Add puts a filter in place. The library knows no actions of BPF filters, so
@@ -56,14 +59,9 @@ func Add(ns *netns.Namespace, f Filter) error {
 	options.AddRtAttr(nl.TCA_BPF_FD, nl.Uint32Attr(uint32(f.Program.FD())))
 	options.AddRtAttr(nl.TCA_BPF_NAME, nl.ZeroTerminated(f.Name))
 	var flags uint32
-	if f.CloneTo == 0 {
+	if redirect := f.redirect(); redirect == nil {
 		flags = nl.TCA_BPF_FLAG_ACT_DIRECT
 	} else {
-		// A redirection that ends with "stolen" takes the packet itself, any
-		// other a clone (tcf_mirred_can_reinsert); a mirror, which always takes
-		// a clone, does not mark it as ifb wants it.
-		redirect := netlink.NewMirredAction(f.CloneTo)
-		redirect.ActionAttrs.Action = netlink.TC_ACT_UNSPEC
 		actions := options.AddRtAttr(nl.TCA_BPF_ACT, nil)
 		if err := netlink.EncodeActions(actions, []netlink.Action{redirect}); err != nil {
 			return err
@@ -81,22 +79,60 @@ func Add(ns *netns.Namespace, f Filter) error {
 	return nil
 }
 
+// redirect is nil for a program whose answer is the action. A redirection that
+// ends with "stolen" takes the packet itself, any other a clone
+// (tcf_mirred_can_reinsert); a mirror, which always takes a clone, does not mark
+// it as ifb wants it.
+func (f Filter) redirect() *netlink.MirredAction {
+	switch {
+	case f.CloneTo != 0:
+		redirect := netlink.NewMirredAction(f.CloneTo)
+		redirect.ActionAttrs.Action = netlink.TC_ACT_UNSPEC
+		return redirect
+	case f.RedirectTo != 0:
+		return netlink.NewMirredAction(f.RedirectTo)
+	default:
+		return nil
+	}
+}
+
 // Filters lists the filters of one side; without clsact there are none.
 func Filters(h *netlink.Handle, link netlink.Link, side Side) ([]netlink.Filter, error) {
-	qdiscs, err := h.QdiscList(link)
-	if err != nil {
-		return nil, fmt.Errorf("listing the qdiscs of %s: %w", link.Attrs().Name, err)
+	kinds := []string{"clsact"}
+	if side == Ingress {
+		kinds = append(kinds, "ingress")
 	}
-	if !slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool {
-		return q.Type() == "clsact" || q.Type() == "ingress" && side == Ingress
-	}) {
-		return nil, nil
+	if present, err := has(h, link, kinds...); err != nil || !present {
+		return nil, err
 	}
 	filters, err := h.FilterList(link, uint32(side))
 	if err != nil {
 		return nil, fmt.Errorf("listing the filters of %s: %w", link.Attrs().Name, err)
 	}
 	return filters, nil
+}
+
+// Present tells whether an interface has a clsact.
+func Present(h *netlink.Handle, link netlink.Link) (bool, error) { return has(h, link, "clsact") }
+
+func has(h *netlink.Handle, link netlink.Link, kinds ...string) (bool, error) {
+	qdiscs, err := h.QdiscList(link)
+	if err != nil {
+		return false, fmt.Errorf("listing the qdiscs of %s: %w", link.Attrs().Name, err)
+	}
+	return slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return slices.Contains(kinds, q.Type()) }), nil
+}
+
+// All lists the filters of both sides.
+func All(h *netlink.Handle, link netlink.Link) (list []netlink.Filter, err error) {
+	for _, side := range []Side{Ingress, Egress} {
+		filters, err := Filters(h, link, side)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, filters...)
+	}
+	return list, nil
 }
 
 // Name is a filter's name without the suffix that the kernel's dump or the
@@ -161,11 +197,18 @@ func FirstPriority(filters []netlink.Filter) uint16 {
 
 // LastPriority is the highest one, behind all others.
 func LastPriority(filters []netlink.Filter) uint16 {
-	for priority := ^uint16(0); ; priority-- {
-		if free(filters, priority) {
-			return priority
-		}
+	if last := ^uint16(0); free(filters, last) {
+		return last
 	}
+	return PriorityBefore(filters, ^uint16(0))
+}
+
+// PriorityBefore is the highest one below another.
+func PriorityBefore(filters []netlink.Filter, priority uint16) uint16 {
+	for priority--; !free(filters, priority); {
+		priority--
+	}
+	return priority
 }
 
 func free(filters []netlink.Filter, priority uint16) bool {

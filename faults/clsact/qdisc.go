@@ -124,14 +124,9 @@ func RemoveIdle(ns *netns.Namespace, h *netlink.Handle, link netlink.Link) error
 	if err != nil || !ours[link.Attrs().Index] {
 		return err
 	}
-	for _, side := range []Side{Ingress, Egress} {
-		filters, err := h.FilterList(link, uint32(side))
-		if err != nil {
-			return fmt.Errorf("listing the filters of %s: %w", link.Attrs().Name, err)
-		}
-		if len(filters) > 0 {
-			return nil
-		}
+	filters, err := All(h, link)
+	if err != nil || len(filters) > 0 {
+		return err
 	}
 	err = h.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: link.Attrs().Index,

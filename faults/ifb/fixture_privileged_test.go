@@ -128,7 +128,7 @@ func (f *fixture) begin(s setting, interfaces ...string) *delayed {
 	}
 	t.Cleanup(d.end)
 	for _, name := range interfaces {
-		if err := d.device.Steer(index(s.namespace, name), d.programs["choose"], d.programs["swallow"]); err != nil {
+		if err := d.device.Steer(index(s.namespace, name), d.steering()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -166,20 +166,16 @@ func index(ns *env.Namespace, name string) (index int) {
 func (d *delayed) load(f *fixture, s setting) (unstamp bool) {
 	t := d.t
 	t.Helper()
-	config := inbound.ObjectsFlInConfig{
-		Delay: uint64(s.delay), Levels: 1 << f.target.Level, Mark: 0x1234abcd, Done: 0xbeef,
-	}
+	config := inbound.ObjectsFlConfig{Run: 0xbeef0000, Levels: 1 << f.target.Level}
+	config.Delay.Delay, config.Delay.Size = uint64(s.delay), 1
 	config.Dice.Probability = always
-	if s.ownNetns {
-		config.Flags |= 1
-	}
 	if s.observe {
-		config.Flags |= 2
+		config.Observe = 1
 	}
 	if s.peer.IsValid() {
 		config.Filter.Flags |= 1
 	}
-	collection, programs, err := loadWith(config)
+	collection, programs, err := loadWith(config, s.ownNetns)
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
@@ -199,7 +195,7 @@ func (d *delayed) load(f *fixture, s setting) (unstamp bool) {
 }
 
 // loadWith loads the programs that this kernel takes, under short names.
-func loadWith(config inbound.ObjectsFlInConfig) (*ebpf.Collection, map[string]*ebpf.Program, error) {
+func loadWith(config inbound.ObjectsFlConfig, ownNetns bool) (*ebpf.Collection, map[string]*ebpf.Program, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, nil, err
 	}
@@ -211,11 +207,15 @@ func loadWith(config inbound.ObjectsFlInConfig) (*ebpf.Collection, map[string]*e
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := spec.Variables[inbound.ObjectsVarFlInConfig].Set(config); err != nil {
+	if err := spec.Variables[inbound.ObjectsVarFlConfig].Set(config); err != nil {
 		return nil, nil, err
 	}
+	choose := inbound.ObjectsProgFlInHold
+	if ownNetns {
+		choose = inbound.ObjectsProgFlInHoldAll
+	}
 	wanted := map[string]string{
-		inbound.ObjectsProgFlInChoose: "choose", inbound.ObjectsProgFlInSwallow: "swallow", stamp: "stamp",
+		choose: "choose", inbound.ObjectsProgFlInCopy: "copy", inbound.ObjectsProgFlInTake: "take", stamp: "stamp",
 	}
 	if unstamp != "" {
 		wanted[unstamp] = "unstamp"
@@ -236,9 +236,16 @@ func loadWith(config inbound.ObjectsFlInConfig) (*ebpf.Collection, map[string]*e
 	return collection, programs, nil
 }
 
+// steering are the programs for an interface.
+func (d *delayed) steering() ifb.Programs { return steering(d.programs) }
+
+func steering(programs map[string]*ebpf.Program) ifb.Programs {
+	return ifb.Programs{Choose: programs["choose"], Copy: programs["copy"], Take: programs["take"]}
+}
+
 // loadPlain is for a process whose programs need not run.
 func loadPlain() (map[string]*ebpf.Program, error) {
-	_, programs, err := loadWith(inbound.ObjectsFlInConfig{})
+	_, programs, err := loadWith(inbound.ObjectsFlConfig{}, false)
 	return programs, err
 }
 
@@ -268,7 +275,14 @@ func (d *delayed) count() (sum counts) {
 		d.t.Fatal(err)
 	}
 	for _, s := range stats {
-		sum.Matched, sum.Chosen, sum.Hit = sum.Matched+s.Matched, sum.Chosen+s.Chosen, sum.Hit+s.Hit
+		sum.Matched, sum.Chosen = sum.Matched+s.Matched, sum.Chosen+s.Chosen
+	}
+	var done []uint64
+	if err := d.maps[inbound.ObjectsMapFlDone].Lookup(uint32(0), &done); err != nil {
+		d.t.Fatal(err)
+	}
+	for _, hit := range done {
+		sum.Hit += hit
 	}
 	var strangers []inbound.ObjectsFlInStrangers
 	if err := d.maps[inbound.ObjectsMapFlInStrangers].Lookup(uint32(0), &strangers); err != nil {

@@ -33,8 +33,6 @@ var ErrNoModule = errors.New("the module ifb is not loaded: modprobe ifb numifbs
 const (
 	namePrefix = "fl"
 	nameDigits = 10
-	// swallowSuffix ends the names of the second filters at interfaces.
-	swallowSuffix = "-swallow"
 	// stampFilter is the name of the filter on the device itself.
 	stampFilter = "faultline"
 	// withoutIPv6 is too small an MTU for IPv6 (IPV6_MIN_MTU), which else gives
@@ -52,6 +50,9 @@ const (
 	maxHorizon = time.Duration(1<<32-1) * time.Microsecond
 )
 
+// LongestDelay is the longest that a packet can wait in a device.
+const LongestDelay = maxHorizon / 2
+
 // hardwareAddr is the address of each device of ours, "FLTIFB": unicast, and of
 // those that everybody may use (IEEE 802, locally administered). It is the mark
 // that is there in the very request which makes the device; an alias the kernel
@@ -62,7 +63,7 @@ var hardwareAddr = net.HardwareAddr("FLTIFB")
 type Options struct {
 	// Alias is shown by ip-link(8), at most 255 bytes; "" for none.
 	Alias string
-	// Longest is the longest delay, at most 71 minutes (TCA_FQ_HORIZON).
+	// Longest is the longest delay, at most LongestDelay.
 	Longest time.Duration
 	// Packets that can wait at a time; beyond that they are lost.
 	Packets uint32
@@ -85,8 +86,8 @@ type Device struct {
 // namespace must stay open as long as the device is used. On an error nothing
 // is left.
 func Create(ctx context.Context, ns *netns.Namespace, o Options, rec fault.Recorder) (*Device, error) {
-	if o.Longest > maxHorizon {
-		return nil, fmt.Errorf("a delay of %s is more than fq's horizon can be, %s", o.Longest, maxHorizon)
+	if o.Longest > LongestDelay {
+		return nil, fmt.Errorf("a delay of %s is more than %s, which fq allows", o.Longest, LongestDelay)
 	}
 	if _, err := os.Stat("/sys/module/ifb"); errors.Is(err, os.ErrNotExist) {
 		return nil, ErrNoModule

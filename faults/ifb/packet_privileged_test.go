@@ -114,7 +114,7 @@ func TestForeignFiltersAndMarks(t *testing.T) {
 	}
 	before := dump(f.network.A)
 	f.foreign(d, "tc filter bpf, priority 40000 foreign")
-	if err := d.device.Steer(index(f.network.A, env.Veth), d.programs["choose"], d.programs["swallow"]); err != nil {
+	if err := d.device.Steer(index(f.network.A, env.Veth), d.steering()); err != nil {
 		t.Fatal(err)
 	}
 	f.foreign(d, "tc filter bpf, priority 40000 foreign")

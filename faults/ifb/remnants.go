@@ -13,6 +13,7 @@ import (
 	"faultline.dev/faultline/faults/clsact"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
+	"faultline.dev/faultline/faults/pin"
 )
 
 // mine is a device of ours, or what leads to one that is gone.
@@ -38,7 +39,7 @@ func Remnants() ([]fault.Undo, error) {
 	if len(found) == 0 {
 		return nil, err
 	}
-	held, heldErr := clsact.HeldPrograms()
+	held, heldErr := pin.HeldPrograms()
 	if heldErr != nil {
 		return nil, errors.Join(err, heldErr)
 	}
@@ -85,7 +86,7 @@ func marked(ns *netns.Namespace) ([]mine, error) {
 		if _, has := clsacts[link.Attrs().Index]; !has {
 			continue
 		}
-		filters, err := clsact.Filters(h, link, clsact.Ingress)
+		filters, err := clsact.All(h, link)
 		errs = append(errs, err)
 		for _, filter := range filters {
 			if device, ok := deviceOf(clsact.Name(filter)); ok {

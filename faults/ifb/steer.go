@@ -14,14 +14,31 @@ import (
 	"faultline.dev/faultline/faults/netns"
 )
 
-// Steer puts choose, fl_in_choose of bpf/inbound, at the ingress of an
-// interface, and leads clones of the packets that it matches to the device;
-// swallow, fl_in_swallow, lets the packets themselves vanish. They stand behind
-// all other filters: those see every packet first, as before, since a packet
-// that comes back from the device passes no filter again. An interface that is
-// steered already is left as it is, and with another program it is an error. The
-// undo of the device covers it.
-func (d *Device) Steer(index int, choose, swallow *ebpf.Program) error {
+// Programs are those of bpf/inbound at the ingress of an interface.
+type Programs struct {
+	// Choose is fl_in_hold or another one that decides about packets.
+	Choose *ebpf.Program
+	// Copy is fl_in_copy: clones of the packets that it matches are led to the
+	// device.
+	Copy *ebpf.Program
+	// Take is fl_in_take, which lets the packets themselves vanish.
+	Take *ebpf.Program
+}
+
+// The names of the filters at an interface are the device's, and end with these.
+const (
+	chooseSuffix = "-choose"
+	copySuffix   = ""
+	takeSuffix   = "-take"
+)
+
+// Steer puts the programs at the ingress of an interface. They stand behind all
+// other filters: those see every packet first, as before, since a packet that
+// comes back from the device passes no filter again. Copy and Take stand behind
+// the Choose of all devices, so that any of these can do what all have decided.
+// An interface that is steered already gets another Choose where it is
+// another. The undo of the device covers it.
+func (d *Device) Steer(index int, p Programs) error {
 	h, err := d.ns.Handle()
 	if err != nil {
 		return err
@@ -38,37 +55,61 @@ func (d *Device) Steer(index int, choose, swallow *ebpf.Program) error {
 		if err != nil {
 			return err
 		}
-		name := steering(d.Name)
-		if found, err := clsact.Find(filters, name, choose); found || err != nil {
+		if found, err := clsact.Find(filters, steering(d.Name)+copySuffix, p.Copy); err != nil {
 			return err
+		} else if found {
+			return d.rechoose(h, link, filters, p.Choose)
 		}
 		if err := clsact.Ensure(d.ns, index); err != nil {
 			return err
 		}
-		filter := clsact.Filter{
-			Index: index, Side: clsact.Ingress, Priority: clsact.LastPriority(filters),
-			Name: swallowing(d.Name), Program: swallow,
-		}
-		// Of one priority the latest is the first: no packet is cloned and not
-		// swallowed.
-		err = clsact.Add(d.ns, filter)
-		if err == nil {
-			filter.Name, filter.Program, filter.CloneTo = name, choose, d.Index
-			err = clsact.Add(d.ns, filter)
-		}
-		if err != nil {
+		if err := d.steer(index, filters, p); err != nil {
 			return errors.Join(err, unsteer(d.ns, h, link, d.Name))
 		}
 		return nil
 	})
 }
 
-// unsteer removes the filters of a device from an interface, in the order that
-// Steer says. A clsact of ours that nobody needs any more goes with them.
-func unsteer(ns *netns.Namespace, h *netlink.Handle, link netlink.Link, device string) error {
-	for _, name := range []string{steering(device), swallowing(device)} {
-		if err := clsact.Remove(h, link, clsact.Ingress, name); err != nil {
+func (d *Device) steer(index int, filters []netlink.Filter, p Programs) error {
+	last := clsact.LastPriority(filters)
+	// Of one priority the latest is the first: no packet is cloned and not
+	// taken, and none is chosen before there is somebody to do it.
+	for _, f := range []clsact.Filter{
+		{Name: takeSuffix, Priority: last, Program: p.Take},
+		{Name: copySuffix, Priority: last, Program: p.Copy, CloneTo: d.Index},
+		{Name: chooseSuffix, Priority: clsact.PriorityBefore(filters, last), Program: p.Choose},
+	} {
+		f.Index, f.Side, f.Name = index, clsact.Ingress, steering(d.Name)+f.Name
+		if err := clsact.Add(d.ns, f); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// rechoose puts another program in the place of the one that chooses.
+func (d *Device) rechoose(h *netlink.Handle, link netlink.Link, filters []netlink.Filter, choose *ebpf.Program) error {
+	name := steering(d.Name) + chooseSuffix
+	if found, err := clsact.Find(filters, name, choose); found && err == nil {
+		return nil
+	}
+	if err := clsact.Remove(h, link, clsact.Ingress, name); err != nil {
+		return err
+	}
+	return clsact.Add(d.ns, clsact.Filter{
+		Index: link.Attrs().Index, Side: clsact.Ingress, Name: name, Program: choose,
+		Priority: clsact.PriorityBefore(filters, clsact.LastPriority(filters)),
+	})
+}
+
+// unsteer removes the filters of a device from an interface, those first that
+// make the others act. A clsact of ours that nobody needs any more goes with them.
+func unsteer(ns *netns.Namespace, h *netlink.Handle, link netlink.Link, device string) error {
+	for _, side := range []clsact.Side{clsact.Ingress, clsact.Egress} {
+		for _, suffix := range []string{chooseSuffix, copySuffix, takeSuffix} {
+			if err := clsact.Remove(h, link, side, steering(device)+suffix); err != nil {
+				return err
+			}
 		}
 	}
 	return clsact.RemoveIdle(ns, h, link)
@@ -115,14 +156,14 @@ func Foreign(ns *netns.Namespace, index int) (list []string, err error) {
 	return list, err
 }
 
-// steering is the name of the filters that lead to a device.
+// steering begins the names of the filters that belong to a device.
 func steering(device string) string { return clsact.Prefix + device }
 
-// swallowing is the name of the filters behind those.
-func swallowing(device string) string { return steering(device) + swallowSuffix }
-
-// deviceOf is the device that a filter of one of these names belongs to.
+// deviceOf is the device that a filter with one of these names belongs to.
 func deviceOf(filter string) (device string, ok bool) {
-	device, found := strings.CutPrefix(strings.TrimSuffix(filter, swallowSuffix), clsact.Prefix)
+	device, found := strings.CutPrefix(filter, clsact.Prefix)
+	for _, suffix := range []string{chooseSuffix, takeSuffix} {
+		device = strings.TrimSuffix(device, suffix)
+	}
 	return device, found && isName(device)
 }

@@ -111,10 +111,12 @@ func TestAdopt(t *testing.T) {
 	}
 	during := dump(f.network.A)
 	at := index(f.network.A, env.Veth)
-	if err := device.Steer(at, d.programs["choose"], d.programs["swallow"]); err != nil {
+	if err := device.Steer(at, d.steering()); err != nil {
 		t.Error(err)
 	}
-	if err := device.Steer(at, d.programs["stamp"], d.programs["swallow"]); err == nil {
+	another := d.steering()
+	another.Copy = d.programs["stamp"]
+	if err := device.Steer(at, another); err == nil {
 		t.Error("steered with another program")
 	}
 	if diff := cmp.Diff(during, dump(f.network.A)); diff != "" {
@@ -193,7 +195,7 @@ func inject(in io.Reader, out *json.Encoder, args []string) error {
 		if err != nil {
 			return err
 		}
-		if err := device.Steer(link.Attrs().Index, programs["choose"], programs["swallow"]); err != nil {
+		if err := device.Steer(link.Attrs().Index, steering(programs)); err != nil {
 			return err
 		}
 	}
@@ -331,7 +333,9 @@ func TestCreateThatFails(t *testing.T) {
 	})
 	t.Run("a program that can't steer", func(t *testing.T) {
 		d := f.begin(setting{delay: wait})
-		if err := d.device.Steer(index(f.network.A, env.Veth), newLooker(t, ebpf.CGroupSKB, false, 1).program, d.programs["swallow"]); err == nil {
+		another := d.steering()
+		another.Copy = newLooker(t, ebpf.CGroupSKB, false, 1).program
+		if err := d.device.Steer(index(f.network.A, env.Veth), another); err == nil {
 			t.Error("no error")
 		}
 		d.end()

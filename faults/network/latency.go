@@ -7,6 +7,7 @@ import (
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/api/units"
 	"faultline.dev/faultline/bpf/cgroupskb"
+	"faultline.dev/faultline/bpf/inbound"
 	"faultline.dev/faultline/faults/check"
 	"faultline.dev/faultline/faults/dice"
 	"faultline.dev/faultline/faults/fault"
@@ -19,7 +20,7 @@ func Latency() fault.Kind {
 		Name:       "networkLatency",
 		Summary:    "delays packets, with jitter and its distribution",
 		Scope:      fault.ScopeCgroup,
-		Mechanisms: held(),
+		Mechanisms: append(held(), byIFB()),
 		Example: `name: far away database
 target: {systemdUnit: checkout.service}
 networkLatency: {delay: 100ms, jitter: 10ms, distribution: NORMAL}
@@ -41,19 +42,21 @@ func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.onlyBuilt(); err != nil {
-		return nil, err
-	}
-	chosen, err := fault.Choose(ctx, req, Latency(), mechanismTCXFQ, mechanismClsFQ)
-	if err != nil {
-		return nil, err
-	}
 	delay, err := dice.NewDelay(req.Seed, req.Spec.GetNetworkLatency())
 	if err != nil {
 		return nil, err
 	}
-	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlHoldEgress, holding[chosen]
-	p.delay, p.queue = &delay, &qdisc.Params{Delay: delay.Longest()}
+	queue := qdisc.Params{Delay: delay.Longest()}
+	chosen, err := p.direct(ctx, Latency(), received{
+		bySocket: inbound.ObjectsProgFlInHold, all: inbound.ObjectsProgFlInHoldAll, queue: queue,
+	}, mechanismTCXFQ, mechanismClsFQ)
+	if err != nil {
+		return nil, err
+	}
+	p.delay = &delay
+	if p.filter.egress {
+		p.egressProgram, p.hook, p.queue = cgroupskb.ObjectsProgFlHoldEgress, holding[chosen], &queue
+	}
 	return p.finish(chosen, describeLatency(req.Spec.GetNetworkLatency()))
 }
 
@@ -63,6 +66,10 @@ func (p *plan) onlyBuilt() error {
 	if p.filter.ingress {
 		return fmt.Errorf("%s of received packets is %w; write direction: EGRESS, or let it happen to what the peers send", p.kind, fault.ErrNotBuilt)
 	}
+	return p.builtMechanism()
+}
+
+func (p *plan) builtMechanism() error {
 	switch named := p.req.Spec.GetMechanism(); named {
 	case mechanismNetem, mechanismTBF:
 		return fmt.Errorf("mechanism %s is %w; leave it out", named, fault.ErrNotBuilt)
