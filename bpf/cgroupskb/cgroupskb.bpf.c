@@ -40,7 +40,6 @@ static __always_inline int chosen(struct __sk_buff *skb, enum fl_way way, __u32 
 	__u32 bytes = 0;
 
 	choice->hold = 0;
-	choice->effect = effect;
 	start = lease_start(&now);
 	if (!start)
 		return 0;
@@ -53,7 +52,7 @@ static __always_inline int chosen(struct __sk_buff *skb, enum fl_way way, __u32 
 	count(matched);
 	if (effect & EFFECT_SHAPE)
 		bytes = bytes_on_the_wire(skb, &choice->packet, skb->len);
-	thrown = throw_and_time(bytes, way, now - start, now, choice);
+	thrown = throw_and_time(bytes, way, now - start, now, effect, choice);
 	if (thrown == THROW_PASS)
 		return 0;
 	count(chosen);

@@ -86,7 +86,8 @@ static __always_inline __u32 network_length(struct __sk_buff *skb,
 }
 
 /* Decides about one packet, and counts it. */
-static __always_inline int chosen(struct __sk_buff *skb, enum owner owner, struct choice *choice)
+static __always_inline int chosen(struct __sk_buff *skb, enum owner owner, __u32 effect,
+				  struct choice *choice)
 {
 	const volatile struct fl_config *config = &fl_config;
 	__u64 start, now = 0, cgroup = 0;
@@ -119,9 +120,9 @@ static __always_inline int chosen(struct __sk_buff *skb, enum owner owner, struc
 	if (!pulse_is_on(&config->dice, now - start))
 		return 0;
 	count(matched);
-	if (choice->effect & EFFECT_SHAPE)
+	if (effect & EFFECT_SHAPE)
 		bytes = bytes_on_the_wire(skb, packet, network_length(skb, packet));
-	thrown = throw_and_time(bytes, RECEIVED, now - start, now, choice);
+	thrown = throw_and_time(bytes, RECEIVED, now - start, now, effect, choice);
 	if (thrown == THROW_PASS)
 		return 0;
 	count(chosen);
@@ -145,9 +146,9 @@ static __always_inline __u32 bits_of(__u32 effect)
 static __always_inline int choose(struct __sk_buff *skb, enum owner owner, __u32 effect)
 {
 	const volatile struct fl_config *config = &fl_config;
-	struct choice choice = {.effect = effect};
+	struct choice choice;
 
-	if (chosen(skb, owner, &choice))
+	if (chosen(skb, owner, effect, &choice))
 		in_decide(skb, config->run,
 			  bits_of(choice.effect) | 1U << (config->fault & (FAULTS_MAX - 1)),
 			  choice.hold);

@@ -59,7 +59,7 @@ struct choice {
 	__u64 ordinal;
 	/* How long it waits, ns; only with EFFECT_HOLD and EFFECT_SHAPE. */
 	__u64 hold;
-	/* What happens to it. */
+	/* What happens to it: the effect that was asked for, or EFFECT_LOSE. */
 	__u32 effect;
 	__u32 pad;
 };
@@ -68,9 +68,10 @@ struct choice {
  * Throws the dice, and says for what they hit how long it waits: under one lock,
  * so that the order of the packets is that of their times. A packet that is only
  * to be shaped and need not wait is not hit. bytes is its length, for a shape.
+ * The effect is a constant, so that a program has only the maps that it needs.
  */
 static __always_inline enum fl_throw throw_and_time(__u32 bytes, enum fl_way way, __u64 elapsed,
-						    __u64 now, struct choice *choice)
+						    __u64 now, __u32 effect, struct choice *choice)
 {
 	/* Volatile all the way: the compiler must not take the zeros that stand
 	 * here for the values that are set before loading. */
@@ -78,7 +79,6 @@ static __always_inline enum fl_throw throw_and_time(__u32 bytes, enum fl_way way
 	struct fl_dice_state *state = dice_state();
 	const struct fl_delay_table *table = 0;
 	struct fl_memory *memory = 0;
-	__u32 effect = choice->effect;
 	enum fl_throw thrown;
 	__u64 monotonic = 0;
 	__u32 key = 0;
@@ -107,6 +107,7 @@ static __always_inline enum fl_throw throw_and_time(__u32 bytes, enum fl_way way
 			thrown = THROW_PASS;
 	}
 	bpf_spin_unlock(&state->lock);
+	choice->effect = effect;
 	if (effect & EFFECT_SHAPE && choice->hold == SHAPE_FULL) {
 		choice->effect = EFFECT_LOSE;
 		choice->hold = 0;

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"faultline.dev/faultline/faults/clsact"
+	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
 )
@@ -125,6 +126,7 @@ func (d *Device) make(o Options) error {
 		return err
 	}
 	d.Index = link.Attrs().Index
+	failpoint.Hit(failpoint.IFBMade)
 	if o.Alias != "" {
 		if err := h.LinkSetAlias(link, o.Alias); err != nil {
 			return fmt.Errorf("setting its alias: %w", err)

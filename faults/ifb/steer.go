@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"faultline.dev/faultline/faults/clsact"
+	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/netns"
 )
 
@@ -83,6 +84,7 @@ func (d *Device) steer(index int, filters []netlink.Filter, p Programs) error {
 		if err := clsact.Add(d.ns, f); err != nil {
 			return err
 		}
+		failpoint.Hit(failpoint.Steered)
 	}
 	return nil
 }

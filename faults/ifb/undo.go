@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"faultline.dev/faultline/faults/clsact"
+	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
 )
@@ -65,6 +66,7 @@ func (u Undo) Undo(ctx context.Context) error {
 	if err := ns.Exclusively(func() error { return u.unsteer(ns, h) }); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.Unsteered)
 	link, err := h.LinkByName(u.Name)
 	if gone(err) {
 		return nil
