@@ -29,7 +29,7 @@ func byIFB() fault.Mechanism {
 // of sent packets. sent is "" where they are left alone.
 func (p *plan) direct(ctx context.Context, kind fault.Kind, r received, ladder ...string) (sent string, err error) {
 	named := p.req.Spec.GetMechanism()
-	if err := p.builtMechanism(); err != nil {
+	if err := p.onlyBuilt(); err != nil {
 		return "", err
 	}
 	if p.filter.egress {

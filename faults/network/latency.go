@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/api/units"
@@ -60,16 +61,16 @@ func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	return p.finish(chosen, describeLatency(req.Spec.GetNetworkLatency()))
 }
 
+// receivable are the kinds of which received packets can be hit at the
+// interfaces.
+var receivable = []string{"networkLatency", "networkDuplicate", "networkBandwidth"}
+
 // onlyBuilt refuses what is not built yet of the faults that do something with
-// packets on their way out.
+// packets on their way.
 func (p *plan) onlyBuilt() error {
-	if p.filter.ingress {
+	if p.filter.ingress && !slices.Contains(receivable, p.kind) {
 		return fmt.Errorf("%s of received packets is %w; write direction: EGRESS, or let it happen to what the peers send", p.kind, fault.ErrNotBuilt)
 	}
-	return p.builtMechanism()
-}
-
-func (p *plan) builtMechanism() error {
 	switch named := p.req.Spec.GetMechanism(); named {
 	case mechanismNetem, mechanismTBF:
 		return fmt.Errorf("mechanism %s is %w; leave it out", named, fault.ErrNotBuilt)
