@@ -96,6 +96,15 @@ func (p *plan) receivedChanges() (list []*v1.Change, err error) {
 		}
 		list = append(list, changes...)
 	}
+	_, unstamp, err := ifb.Stamping()
+	if err != nil || unstamp == "" {
+		return list, err
+	}
+	for _, cgroup := range p.req.Cgroups {
+		list = append(list, &v1.Change{
+			Object: "cgroup " + cgroup.Path, Action: fmt.Sprintf("attach program %s to cgroup_skb ingress", unstamp), Undo: undoByKernel,
+		})
+	}
 	return list, nil
 }
 
@@ -120,6 +129,9 @@ func (p *plan) receivedIn(ns *netns.Namespace) ([]*v1.Change, error) {
 	}
 	for _, i := range interfaces {
 		foreign, err := ifb.Foreign(i.namespace, i.index)
+		if endedMeanwhile(err) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

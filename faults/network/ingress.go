@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"faultline.dev/faultline/bpf/inbound"
 	"faultline.dev/faultline/faults/fault"
@@ -122,7 +124,9 @@ func (g *ingress) refreshNamespace(ctx context.Context, ns *netns.Namespace) err
 	}
 	var errs []error
 	for _, i := range interfaces {
-		errs = append(errs, g.steer(i, choose))
+		if err := g.steer(i, choose); !endedMeanwhile(err) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -144,6 +148,12 @@ func (g *ingress) steer(i iface, choose *ebpf.Program) error {
 	}
 	g.steered[at] = choose
 	return nil
+}
+
+// endedMeanwhile tells whether an error says that an interface is no more: on a host
+// of containers they come and go.
+func endedMeanwhile(err error) bool {
+	return errors.Is(err, fault.ErrGone) || errors.As(err, &netlink.LinkNotFoundError{}) || errors.Is(err, unix.ENODEV)
 }
 
 // choose returns the program that tells which packets of a namespace are the
