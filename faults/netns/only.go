@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -16,45 +15,48 @@ import (
 // or below. A process that has only a socket from there, opened by another one,
 // is not seen.
 func (n *Namespace) OnlyOf(cgroups []fault.Cgroup) (bool, error) {
-	// The processes of the namespace first: one that the target starts
-	// meanwhile must not look like a stranger.
-	inside, err := n.processes()
+	// In the order of this pattern init comes first: of the host's own namespace
+	// that is all there is to see.
+	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return false, err
 	}
-	for _, cgroup := range cgroups {
-		mine, err := cgroup.Processes()
-		if errors.Is(err, fault.ErrGone) {
-			continue
-		}
-		if err != nil {
-			return false, fmt.Errorf("listing the processes of %s: %w", cgroup.Path, err)
-		}
-		inside = slices.DeleteFunc(inside, func(pid int) bool {
-			_, found := slices.BinarySearch(mine, pid)
-			return found
-		})
-	}
-	// Those that have ended meanwhile are in no cgroup.
-	inside = slices.DeleteFunc(inside, func(pid int) bool { return !n.has(pid) })
-	return len(inside) == 0, nil
-}
-
-// processes lists those whose namespace it is.
-func (n *Namespace) processes() (pids []int, err error) {
-	dirs, err := filepath.Glob("/proc/[0-9]*")
+	mine, err := processes(cgroups)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
 	for _, dir := range dirs {
 		pid, err := strconv.Atoi(filepath.Base(dir))
-		if err == nil && n.has(pid) {
-			pids = append(pids, pid)
+		if err != nil || mine[pid] || !n.has(pid) {
+			continue
+		}
+		// The target may have started it since.
+		if mine, err = processes(cgroups); err != nil {
+			return false, err
+		}
+		if !mine[pid] && n.has(pid) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+func processes(cgroups []fault.Cgroup) (map[int]bool, error) {
+	pids := map[int]bool{}
+	for _, cgroup := range cgroups {
+		list, err := cgroup.Processes()
+		if err != nil && !errors.Is(err, fault.ErrGone) {
+			return nil, fmt.Errorf("listing the processes of %s: %w", cgroup.Path, err)
+		}
+		for _, pid := range list {
+			pids[pid] = true
 		}
 	}
 	return pids, nil
 }
 
+// has tells whether the namespace is that of a process; one that has ended has
+// none.
 func (n *Namespace) has(pid int) bool {
 	var stat unix.Stat_t
 	err := unix.Stat(fmt.Sprintf("/proc/%d/ns/net", pid), &stat)
