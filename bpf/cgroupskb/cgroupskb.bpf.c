@@ -100,6 +100,26 @@ int fl_dup_egress(struct __sk_buff *skb)
 	return mark_egress(skb, EFFECT_DUPLICATE);
 }
 
+/*
+ * Where a qdisc of ours does it, and no program at the interface. The qdisc prio
+ * needs no filter for a packet whose priority is one of its classes.
+ */
+SEC("cgroup_skb/egress")
+int fl_steer_egress(struct __sk_buff *skb)
+{
+	const volatile struct fl_config *config = &fl_config;
+	struct fl_decision *before = decision_of(skb->mark, config->run);
+	struct choice choice;
+
+	if (before && before->effects & EFFECT_LOSE)
+		return PASS;
+	if (!chosen(skb, SENT, 0, &choice))
+		return PASS;
+	skb->priority = config->class;
+	count(hit);
+	return PASS;
+}
+
 SEC("cgroup_skb/egress")
 int fl_drop_egress(struct __sk_buff *skb)
 {

@@ -58,6 +58,8 @@ type ObjectsFlConfig struct {
 	Fault   uint32
 	Observe uint32
 	Levels  uint32
+	Class   uint32
+	Pad     uint32
 }
 
 type ObjectsFlDecision struct {
@@ -157,6 +159,7 @@ const (
 	ObjectsProgFlHoldEgress  = "fl_hold_egress"
 	ObjectsProgFlLoseEgress  = "fl_lose_egress"
 	ObjectsProgFlShapeEgress = "fl_shape_egress"
+	ObjectsProgFlSteerEgress = "fl_steer_egress"
 	ObjectsVarFlConfig       = "fl_config"
 )
 
@@ -208,6 +211,7 @@ type ObjectsProgramSpecs struct {
 	FlHoldEgress  *ebpf.ProgramSpec `ebpf:"fl_hold_egress"`
 	FlLoseEgress  *ebpf.ProgramSpec `ebpf:"fl_lose_egress"`
 	FlShapeEgress *ebpf.ProgramSpec `ebpf:"fl_shape_egress"`
+	FlSteerEgress *ebpf.ProgramSpec `ebpf:"fl_steer_egress"`
 }
 
 // ObjectsMapSpecs contains maps before they are loaded into the kernel.
@@ -303,6 +307,7 @@ type ObjectsPrograms struct {
 	FlHoldEgress  *ebpf.Program `ebpf:"fl_hold_egress"`
 	FlLoseEgress  *ebpf.Program `ebpf:"fl_lose_egress"`
 	FlShapeEgress *ebpf.Program `ebpf:"fl_shape_egress"`
+	FlSteerEgress *ebpf.Program `ebpf:"fl_steer_egress"`
 }
 
 func (p *ObjectsPrograms) Close() error {
@@ -313,6 +318,7 @@ func (p *ObjectsPrograms) Close() error {
 		p.FlHoldEgress,
 		p.FlLoseEgress,
 		p.FlShapeEgress,
+		p.FlSteerEgress,
 	)
 }
 

@@ -58,6 +58,8 @@ type ObjectsFlConfig struct {
 	Fault   uint32
 	Observe uint32
 	Levels  uint32
+	Class   uint32
+	Pad     uint32
 }
 
 type ObjectsFlDecision struct {

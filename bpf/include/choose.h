@@ -26,8 +26,12 @@ struct fl_config {
 	__u32 observe;
 	/* bpf/inbound: bit n: some target is at level n of the hierarchy. */
 	__u32 levels;
+	/* The class of a qdisc to which fl_steer_egress leads packets: its handle
+	 * and, from 1 on, its number. */
+	__u32 class;
+	__u32 pad;
 };
-_Static_assert(sizeof(struct fl_config) == 208, "known to Go");
+_Static_assert(sizeof(struct fl_config) == 216, "known to Go");
 
 volatile const struct fl_config fl_config;
 

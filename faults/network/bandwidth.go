@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
@@ -34,8 +35,8 @@ func Bandwidth() fault.Kind {
 			},
 			{
 				Name:    mechanismTBF,
-				Summary: "cgroup_skb steers the packets into a class that holds a token bucket, behind a journal record; not built yet",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.TBF},
+				Summary: "cgroup_skb steers the packets into a class that holds tbf, behind a journal record; for a target with a network namespace of its own",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Prio, kernel.TBF},
 			},
 			byIFB(),
 		},
@@ -104,11 +105,15 @@ func planBandwidth(ctx context.Context, req fault.Request) (*fault.Plan, error) 
 	chosen, err := p.direct(ctx, Bandwidth(), received{
 		bySocket: inbound.ObjectsProgFlInShape, all: inbound.ObjectsProgFlInShapeAll,
 		queue: qdisc.Params{Delay: p.shape.queue()},
-	}, mechanismTCXFQ, mechanismClsFQ)
-	if err != nil {
+	}, mechanismTCXFQ, mechanismClsFQ, mechanismTBF)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if p.filter.egress {
+	case chosen == mechanismTBF:
+		p.emulate(qdisc.TokenBucket{
+			Rate: max(p.shape.rate/8, 1), Burst: uint32(min(p.shape.burst, math.MaxUint32)), Longest: longestShaped,
+		}, longestShaped)
+	case p.filter.egress:
 		p.egressProgram, p.hook = cgroupskb.ObjectsProgFlShapeEgress, holding[chosen]
 		p.queue = &qdisc.Params{Delay: longestShaped}
 	}

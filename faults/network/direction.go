@@ -36,7 +36,7 @@ func (p *plan) direct(ctx context.Context, kind fault.Kind, r received, ladder .
 		if named == mechanismIFB {
 			return "", fmt.Errorf("mechanism %s is for received packets; name one for those that are sent, or write direction: INGRESS", named)
 		}
-		if sent, err = fault.Choose(ctx, p.req, kind, ladder...); err != nil {
+		if sent, err = p.choose(ctx, kind, ladder...); err != nil {
 			return "", err
 		}
 	}
@@ -109,12 +109,12 @@ func (p *plan) receivedChanges() (list []*v1.Change, err error) {
 }
 
 func (p *plan) receivedIn(ns *netns.Namespace) ([]*v1.Change, error) {
-	alone, err := ns.OnlyOf(p.req.Cgroups)
+	stranger, err := ns.Stranger(p.req.Cgroups)
 	if err != nil {
 		return nil, err
 	}
-	if !alone && p.noOwner != nil {
-		return nil, fmt.Errorf("the target shares %s with others: %w", ns, p.noOwner)
+	if stranger != "" && p.noOwner != nil {
+		return nil, fmt.Errorf("the target shares its network namespace with process %s: %w", stranger, p.noOwner)
 	}
 	interfaces, err := incoming(ns)
 	if err != nil {
@@ -124,7 +124,7 @@ func (p *plan) receivedIn(ns *netns.Namespace) ([]*v1.Change, error) {
 		Object: ns.String(), Action: "make an ifb interface with qdisc fq, in which received packets wait", Undo: undoJournal,
 	}}
 	program := p.received.bySocket
-	if alone {
+	if stranger == "" {
 		program = p.received.all
 	}
 	for _, i := range interfaces {

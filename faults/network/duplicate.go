@@ -9,6 +9,7 @@ import (
 	"faultline.dev/faultline/bpf/inbound"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/kernel"
+	"faultline.dev/faultline/faults/qdisc"
 )
 
 // Duplicate is networkDuplicate: packets that come twice.
@@ -30,8 +31,8 @@ func Duplicate() fault.Kind {
 			},
 			{
 				Name:    mechanismNetem,
-				Summary: "cgroup_skb steers the packets into a class that holds netem, behind a journal record; not built yet",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Netem},
+				Summary: "cgroup_skb steers the packets into a class that holds netem, behind a journal record; for a target with a network namespace of its own",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Prio, kernel.Netem},
 			},
 			byIFB(),
 		},
@@ -52,13 +53,16 @@ func planDuplicate(ctx context.Context, req fault.Request) (*fault.Plan, error) 
 	}
 	chosen, err := p.direct(ctx, Duplicate(), received{
 		bySocket: inbound.ObjectsProgFlInDup, all: inbound.ObjectsProgFlInDupAll,
-	}, mechanismTCX, mechanismClsBPF)
+	}, mechanismTCX, mechanismClsBPF, mechanismNetem)
 	if err != nil {
 		return nil, err
 	}
 	duplicate := req.Spec.GetNetworkDuplicate()
 	p.dice.Share(duplicate)
-	if p.filter.egress {
+	switch {
+	case chosen == mechanismNetem:
+		p.emulate(qdisc.Netem{Duplicate: true}, 0)
+	case p.filter.egress:
 		p.egressProgram, p.hook = cgroupskb.ObjectsProgFlDupEgress, passing[chosen]
 	}
 	return p.finish(chosen, describeShare("double %v %% of the packets", duplicate))

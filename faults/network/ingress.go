@@ -159,15 +159,15 @@ func endedMeanwhile(err error) bool {
 // choose returns the program that tells which packets of a namespace are the
 // target's.
 func (g *ingress) choose(ns *netns.Namespace) (*ebpf.Program, error) {
-	alone, err := ns.OnlyOf(g.cgroups)
+	stranger, err := ns.Stranger(g.cgroups)
 	if err != nil {
 		return nil, err
 	}
-	if alone {
+	if stranger == "" {
 		return g.all, nil
 	}
 	if g.bySocket == nil {
-		return nil, fmt.Errorf("the target shares %s with others: %w", ns, g.missing)
+		return nil, fmt.Errorf("the target shares its network namespace with process %s: %w", stranger, g.missing)
 	}
 	return g.bySocket, nil
 }

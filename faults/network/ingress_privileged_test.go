@@ -326,7 +326,7 @@ func TestPlansOfReceivedPackets(t *testing.T) {
 		"for received ones": {func(s *v1.Fault) {
 			s.Mechanism, s.Filter.Direction = "ifb", v1.Filter_BOTH
 		}, "mechanism ifb is for received packets", nil},
-		"netem": {func(s *v1.Fault) { s.Mechanism = "netem" }, "mechanism netem", fault.ErrNotBuilt},
+		"netem": {func(s *v1.Fault) { s.Mechanism = "netem" }, "mechanism netem is for sent packets", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := receiving(late(time.Second))

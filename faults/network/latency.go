@@ -3,7 +3,9 @@ package network
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
+	"time"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/api/units"
@@ -50,12 +52,20 @@ func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	queue := qdisc.Params{Delay: delay.Longest()}
 	chosen, err := p.direct(ctx, Latency(), received{
 		bySocket: inbound.ObjectsProgFlInHold, all: inbound.ObjectsProgFlInHoldAll, queue: queue,
-	}, mechanismTCXFQ, mechanismClsFQ)
+	}, mechanismTCXFQ, mechanismClsFQ, mechanismNetem)
 	if err != nil {
 		return nil, err
 	}
-	p.delay = &delay
-	if p.filter.egress {
+	if chosen != mechanismNetem || p.filter.ingress {
+		p.delay = &delay
+	}
+	switch {
+	case chosen == mechanismNetem:
+		p.emulate(qdisc.Netem{
+			Delay: time.Duration(delay.Delay), Jitter: time.Duration(delay.Jitter), Longest: delay.Longest(),
+			Correlation: uint32(min(delay.Correlation, math.MaxUint32)), Table: delay.Table.Netem(),
+		}, delay.Longest())
+	case p.filter.egress:
 		p.egressProgram, p.hook, p.queue = cgroupskb.ObjectsProgFlHoldEgress, holding[chosen], &queue
 	}
 	return p.finish(chosen, describeLatency(req.Spec.GetNetworkLatency()))
@@ -70,10 +80,6 @@ var receivable = []string{"networkLatency", "networkDuplicate", "networkBandwidt
 func (p *plan) onlyBuilt() error {
 	if p.filter.ingress && !slices.Contains(receivable, p.kind) {
 		return fmt.Errorf("%s of received packets is %w; write direction: EGRESS, or let it happen to what the peers send", p.kind, fault.ErrNotBuilt)
-	}
-	switch named := p.req.Spec.GetMechanism(); named {
-	case mechanismNetem, mechanismTBF:
-		return fmt.Errorf("mechanism %s is %w; leave it out", named, fault.ErrNotBuilt)
 	}
 	return nil
 }
