@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/ifb"
 	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/faults/pin"
@@ -13,19 +14,21 @@ import (
 )
 
 // Remnants finds what is left of faults by its mark alone, without any journal:
-// directories of pins, cls_bpf filters and clsacts, root qdiscs, and cgroups of
-// probes below cgroupRoot ("" without cgroup v2). What a live process owns is not among
-// them; what nobody owns is, also while its lease runs. The undos are to be run
-// in their order. What was found is returned beside an error.
+// directories of pins, cls_bpf filters and clsacts, ifb devices with what leads
+// to them, root qdiscs, and cgroups of probes below cgroupRoot ("" without
+// cgroup v2). What a live process owns is not among them; what nobody owns is,
+// also while its lease runs. The undos are to be run in their order. What was
+// found is returned beside an error.
 func Remnants(ctx context.Context, cgroupRoot string) ([]fault.Undo, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	pins, err := pin.Remnants()
 	filters, filtersErr := network.Remnants()
+	devices, devicesErr := ifb.Remnants()
 	qdiscs, qdiscsErr := qdisc.Remnants()
 	cgroups, cgroupsErr := probeCgroups(cgroupRoot)
-	return slices.Concat(pins, filters, qdiscs, cgroups), errors.Join(err, filtersErr, qdiscsErr, cgroupsErr)
+	return slices.Concat(pins, filters, devices, qdiscs, cgroups), errors.Join(err, filtersErr, devicesErr, qdiscsErr, cgroupsErr)
 }
 
 func probeCgroups(root string) (undos []fault.Undo, err error) {

@@ -6,6 +6,7 @@ import (
 
 	"faultline.dev/faultline/faults/cgroupfile"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/ifb"
 	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/faults/pin"
 	"faultline.dev/faultline/faults/qdisc"
@@ -17,6 +18,8 @@ func DecodeUndo(kind string, data []byte) (fault.Undo, error) {
 	switch kind {
 	case network.TCFilterKind:
 		return decode[network.TCFilter](kind, data)
+	case ifb.Kind:
+		return decode[ifb.Undo](kind, data)
 	case qdisc.RootKind:
 		return decode[qdisc.Root](kind, data)
 	case pin.Kind:

@@ -23,6 +23,7 @@ import (
 	"faultline.dev/faultline/agent/journal"
 	"faultline.dev/faultline/faults"
 	"faultline.dev/faultline/faults/failpoint"
+	"faultline.dev/faultline/faults/ifb"
 	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/faults/qdisc"
@@ -62,6 +63,7 @@ var scenarios = []scenario{
     - {name: late, target: {cgroup: %[1]s}, duration: 200ms, networkLatency: {delay: 20ms}}
     - {name: lose, target: {cgroup: %[1]s}, duration: 300ms, networkLoss: {percent: 10}}
 `},
+	{"latency of both directions", needs(kernel.ClsBPF, kernel.FQ, kernel.IFB), oneFault("networkLatency: {delay: 20ms}, filter: {direction: BOTH}")},
 	{"processor", needs(kernel.CPUController), oneFault(`cpuPressure: {limit: "20%%"}`)},
 	{"memory", needs(kernel.MemoryController), oneFault("memoryPressure: {limit: 64MiB}")},
 	{"processes", needs(kernel.PidsController), oneFault(`pidsPressure: {limit: "50"}`)},
@@ -116,6 +118,7 @@ func (a *arena) surroundings() string {
 	a.t.Helper()
 	var text strings.Builder
 	text.WriteString(a.network.A.Run("tc", "qdisc", "show"))
+	text.WriteString(a.network.A.Run("ip", "-o", "link", "show"))
 	for _, side := range []string{"ingress", "egress"} {
 		text.WriteString(a.network.A.Run("tc", "filter", "show", "dev", env.Veth, side))
 	}
@@ -246,6 +249,9 @@ func (a *arena) nothingLeft() error {
 		if root, ok := r.(qdisc.Root); ok && root.NetNS != a.network.A.Inode() {
 			continue
 		}
+		if device, ok := r.(ifb.Undo); ok && device.NetNS != a.network.A.Inode() {
+			continue
+		}
 		if _, ok := r.(faults.ProbeCgroup); ok {
 			// It died while it probed: as revert --all, and as the next who
 			// probes.
@@ -290,7 +296,7 @@ type death struct {
 
 // ofUndoing are the moments at which the guard dies too, when it has the run's
 // place.
-var ofUndoing = []failpoint.Name{failpoint.Undoing, failpoint.Undone, failpoint.Noted, failpoint.RecordWritten, failpoint.QdiscRestored}
+var ofUndoing = []failpoint.Name{failpoint.Undoing, failpoint.Undone, failpoint.Noted, failpoint.RecordWritten, failpoint.QdiscRestored, failpoint.Unsteered}
 
 // Every moment of every scenario, with the guard and without: a sample of them,
 // or all with FAULTLINE_DEATHS=100000, and those only whose scenario's name has

@@ -14,40 +14,13 @@
  * leaves the machine.
  */
 #include "../include/abi.h"
+#include "../include/choose.h"
 #include "../include/decision.h"
-#include "../include/delay.h"
-#include "../include/dice.h"
 #include "../include/events.h"
-#include "../include/filter.h"
 #include "../include/lease.h"
-#include "../include/packet.h"
-#include "../include/reorder.h"
-#include "../include/shape.h"
 #include "../include/stats.h"
 
 char LICENSE[] SEC("license") = "GPL";
-
-struct fl_config {
-	struct fl_dice dice;
-	struct fl_filter filter;
-	/* How long packets are held, and how fast they may leave. */
-	struct fl_delay delay;
-	struct fl_shape shape;
-	/* How far they fall back. */
-	struct fl_reorder reorder;
-	/* The marks of the run, of which it is the only one: MARK_RUN. */
-	__u32 run;
-	/* The fault's number in the run, below FAULTS_MAX. */
-	__u32 fault;
-	/* Count what would be hit, hit nothing. */
-	__u32 observe;
-	/* The class of a qdisc to which fl_steer_egress leads packets: its handle
-	 * and, from 1 on, its number. */
-	__u32 class;
-};
-_Static_assert(sizeof(struct fl_config) == 208, "known to Go");
-
-volatile const struct fl_config fl_config;
 
 /* What the hooks make of a program's result. */
 enum verdict {
@@ -57,123 +30,36 @@ enum verdict {
 	DROP_QUIETLY = 2,
 };
 
-/* What is remembered between two packets, under the lock of the dice. */
-struct fl_memory {
-	/* The delay before, when delays are correlated. */
-	struct fl_delay_state delay;
-	struct fl_shape_state shape;
-	struct fl_reorder_state reorder;
-};
-_Static_assert(sizeof(struct fl_memory) == 24 + sizeof(struct fl_reorder_state),
-	       "no padding of the compiler's");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct fl_memory);
-} fl_memory SEC(".maps");
-
-/* What is known of a packet that was chosen. */
-struct choice {
-	struct fl_packet packet;
-	__u64 ordinal;
-	/* How long it waits, ns; only with EFFECT_HOLD and EFFECT_SHAPE. */
-	__u64 hold;
-	/* CLOCK_MONOTONIC, ns: it waits until then; only with EFFECT_REORDER. */
-	__u64 after;
-};
-
-/*
- * Throws the dice, and says for what they hit how long it waits: under one lock,
- * so that the order of the packets is that of their times. A packet that is only
- * to be shaped and need not wait is not hit.
- */
-static __always_inline enum fl_throw throw_and_time(struct __sk_buff *skb, __u64 elapsed,
-						    __u64 now, __u32 effect,
-						    struct choice *choice)
-{
-	/* Volatile all the way: the compiler must not take the zeros that stand
-	 * here for the values that are set before loading. */
-	const volatile struct fl_config *config = &fl_config;
-	struct fl_dice_state *state = dice_state();
-	const struct fl_delay_table *table = 0;
-	struct fl_memory *memory = 0;
-	enum fl_throw thrown;
-	__u64 monotonic = 0;
-	struct fl_unsettled passed = {};
-	__u32 key = 0, bytes = 0, mark = 0;
-
-	if (!state)
-		return THROW_PASS;
-	if (effect & (EFFECT_HOLD | EFFECT_SHAPE | EFFECT_REORDER)) {
-		memory = bpf_map_lookup_elem(&fl_memory, &key);
-		if (!memory)
-			return THROW_PASS;
-	}
-	if (effect & EFFECT_HOLD) {
-		table = delay_table();
-		if (!table)
-			return THROW_PASS;
-	}
-	if (effect & EFFECT_SHAPE) {
-		bytes = bytes_on_the_wire(skb, &choice->packet);
-		monotonic = bpf_ktime_get_ns();
-	}
-	if (effect & EFFECT_REORDER) {
-		mark = skb->mark;
-		monotonic = bpf_ktime_get_ns();
-	}
-	bpf_spin_lock(&state->lock);
-	thrown = throw_dice(&config->dice, state, elapsed, now, &choice->ordinal);
-	if (effect & EFFECT_HOLD && thrown != THROW_PASS)
-		choice->hold = draw_delay(&config->delay, table, choice->ordinal, &memory->delay);
-	if (effect & EFFECT_SHAPE && thrown != THROW_PASS) {
-		choice->hold = shape(&config->shape, &memory->shape, monotonic, bytes);
-		if (!choice->hold)
-			thrown = THROW_PASS;
-	}
-	if (effect & EFFECT_REORDER) {
-		note_interval(&memory->reorder, monotonic);
-		if (thrown == THROW_PASS)
-			passed = pass_by(&memory->reorder);
-		else
-			choice->after = fall_back(&config->reorder, &memory->reorder, monotonic,
-						  decision_key(mark, config->run, config->fault,
-							       choice->ordinal));
-	}
-	bpf_spin_unlock(&state->lock);
-	if (effect & EFFECT_REORDER)
-		settle(&memory->reorder, passed, monotonic);
-	return thrown;
-}
-
 /* Decides about one packet, and counts it. */
-static __always_inline int chosen(struct __sk_buff *skb, int egress, __u32 effect,
+static __always_inline int chosen(struct __sk_buff *skb, enum fl_way way, __u32 effect,
 				  struct choice *choice)
 {
 	const volatile struct fl_config *config = &fl_config;
 	enum fl_throw thrown;
 	__u64 start, now = 0;
+	__u32 bytes = 0;
 
 	choice->hold = 0;
 	choice->after = 0;
+	choice->mark = skb->mark;
 	start = lease_start(&now);
 	if (!start)
 		return 0;
 	if (parse_packet(skb, &choice->packet))
 		return 0;
-	if (!filter_matches(&config->filter, &choice->packet, egress))
+	if (!filter_matches(&config->filter, &choice->packet, way))
 		return 0;
 	if (!pulse_is_on(&config->dice, now - start))
 		return 0;
 	count(matched);
-	thrown = throw_and_time(skb, now - start, now, effect, choice);
+	if (effect & EFFECT_SHAPE)
+		bytes = bytes_on_the_wire(skb, &choice->packet, skb->len);
+	thrown = throw_and_time(bytes, way, now - start, now, effect, choice);
 	if (thrown == THROW_PASS)
 		return 0;
 	count(chosen);
 	if (thrown == THROW_HIT_AND_SAMPLE)
-		sample_packet(skb, &choice->packet, now, egress);
+		sample_packet(&choice->packet, bpf_skb_cgroup_id(skb), skb->len, now, way);
 	return !config->observe;
 }
 
@@ -186,8 +72,8 @@ static __always_inline int mark_egress(struct __sk_buff *skb, __u32 effect)
 	/* What another fault of the run lets vanish never comes here. */
 	if (before && before->effects & EFFECT_LOSE)
 		return PASS;
-	if (chosen(skb, 1, effect, &choice))
-		decide(skb, config->run, config->fault, choice.ordinal, effect,
+	if (chosen(skb, SENT, effect, &choice))
+		decide(skb, config->run, config->fault, choice.ordinal, choice.effect,
 		       choice.hold, choice.after);
 	return PASS;
 }
@@ -229,7 +115,7 @@ int fl_steer_egress(struct __sk_buff *skb)
 
 	if (before && before->effects & EFFECT_LOSE)
 		return PASS;
-	if (!chosen(skb, 1, 0, &choice))
+	if (!chosen(skb, SENT, 0, &choice))
 		return PASS;
 	skb->priority = config->class;
 	count(hit);
@@ -247,7 +133,7 @@ int fl_drop_egress(struct __sk_buff *skb)
 {
 	struct choice choice;
 
-	if (!chosen(skb, 1, EFFECT_LOSE, &choice))
+	if (!chosen(skb, SENT, EFFECT_LOSE, &choice))
 		return PASS;
 	count(hit);
 	/* TCP takes EPERM as silence and backs off as it should; with the
@@ -261,7 +147,7 @@ int fl_drop_ingress(struct __sk_buff *skb)
 {
 	struct choice choice;
 
-	if (!chosen(skb, 0, EFFECT_LOSE, &choice))
+	if (!chosen(skb, RECEIVED, EFFECT_LOSE, &choice))
 		return PASS;
 	count(hit);
 	return DROP;

@@ -52,6 +52,7 @@ type ObjectsFlConfig struct {
 		_        structs.HostLayout
 		ByteTime uint64
 		Burst    uint64
+		Longest  uint64
 	}
 	Reorder struct {
 		_   structs.HostLayout
@@ -61,7 +62,9 @@ type ObjectsFlConfig struct {
 	Run     uint32
 	Fault   uint32
 	Observe uint32
+	Levels  uint32
 	Class   uint32
+	Pad     uint32
 }
 
 type ObjectsFlDecision struct {
@@ -118,7 +121,7 @@ type ObjectsFlMemory struct {
 		Drawn uint32
 		Pad   uint32
 	}
-	Shape struct {
+	Shape [2]struct {
 		_    structs.HostLayout
 		Paid uint64
 	}

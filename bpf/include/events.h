@@ -6,7 +6,7 @@
 
 struct fl_event {
 	__u64 time; /* CLOCK_BOOTTIME, ns */
-	__u64 cgroup; /* of the socket */
+	__u64 cgroup; /* of the socket; 0: not known */
 	struct fl_packet packet;
 	__u32 length; /* bytes, from the network header */
 	__u32 egress;
@@ -20,9 +20,8 @@ struct {
 	__uint(max_entries, 64 * 1024);
 } fl_events SEC(".maps");
 
-static __always_inline void sample_packet(struct __sk_buff *skb,
-					  const struct fl_packet *packet,
-					  __u64 now, int egress)
+static __always_inline void sample_packet(const struct fl_packet *packet, __u64 cgroup,
+					  __u32 length, __u64 now, int egress)
 {
 	struct fl_event *event =
 		bpf_ringbuf_reserve(&fl_events, sizeof(*event), 0);
@@ -30,9 +29,9 @@ static __always_inline void sample_packet(struct __sk_buff *skb,
 	if (!event)
 		return;
 	event->time = now;
-	event->cgroup = bpf_skb_cgroup_id(skb);
+	event->cgroup = cgroup;
 	event->packet = *packet;
-	event->length = skb->len;
+	event->length = length;
 	event->egress = egress;
 	event->pad = 0;
 	bpf_ringbuf_submit(event, 0);

@@ -30,6 +30,12 @@ const (
 	QdiscReplaced Name = "qdisc-replaced"
 	// QdiscRestored: what was at the root is there again, or a part of it.
 	QdiscRestored Name = "qdisc-restored"
+	// IFBMade: an ifb device is there, and nothing leads to it.
+	IFBMade Name = "ifb-made"
+	// Steered: a filter that leads to the device is at an interface, idle.
+	Steered Name = "steered"
+	// Unsteered: these filters are gone, the device is still there.
+	Unsteered Name = "unsteered"
 	// PinDirMade: the directory for pins is there and empty.
 	PinDirMade Name = "pin-dir-made"
 	// Pinned: some object is pinned, the directory has its temporary name.
@@ -65,5 +71,5 @@ const (
 // All lists the moments.
 var All = []Name{
 	GuardReady, RecordWritten, Recorded, ClsactAdded, FilterAdded, TCXAttached, CgroupAttached, QdiscRecorded, QdiscReplaced, QdiscRestored,
-	PinDirMade, Pinned, PinsCommitted, Injected, FileWritten, Started, Held, Undoing, Undone, Noted, Reverted, Closing, Renamed, Closed, Orphaned,
+	IFBMade, Steered, Unsteered, PinDirMade, Pinned, PinsCommitted, Injected, FileWritten, Started, Held, Undoing, Undone, Noted, Reverted, Closing, Renamed, Closed, Orphaned,
 }

@@ -31,7 +31,7 @@ const (
 	Prio  Capability = "prio"
 	Netem Capability = "netem"
 	TBF   Capability = "tbf"
-	// IFB: an ifb interface can be made.
+	// IFB: an ifb interface can be made, and packets be led to it.
 	IFB Capability = "ifb"
 
 	// CgroupConnect: a cgroup/connect4 link makes connect fail with EPERM.
@@ -111,7 +111,7 @@ var catalogue = []capabilitySpec{
 	{Prio, "qdisc prio", "kernel module sch_prio", plain(probePrio)},
 	{Netem, "qdisc netem", "kernel module sch_netem (RHEL: package kernel-modules-extra; Ubuntu cloud images: linux-modules-extra)", plain(probeNetem)},
 	{TBF, "qdisc tbf", "kernel module sch_tbf", plain(probeTBF)},
-	{IFB, "ifb interfaces", "kernel module ifb (RHEL: package kernel-modules-extra)", plain(probeIFB)},
+	{IFB, "ifb interfaces, and packets that are led there", "kernel modules ifb (RHEL: package kernel-modules-extra) and act_mirred", plain(probeIFB)},
 
 	{CgroupConnect, "failing connect of one cgroup (cgroup/connect4 link)", "Linux 5.7 with CONFIG_CGROUP_BPF=y", plain(probeCgroupConnect)},
 	{SetRetval, "choosing the errno in cgroup socket hooks (bpf_set_retval)", "Linux 5.18", plain(probeSetRetval)},

@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -232,10 +233,31 @@ func probeIFB(*Prober) error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "flprobe0"
 		if err := netlink.LinkAdd(&netlink.Ifb{LinkAttrs: attrs}); err != nil {
-			return device("making an ifb interface", err, "")
+			return device("making an ifb interface", err, "kernel module ifb")
+		}
+		link, err := netlink.LinkByName(attrs.Name)
+		if err != nil {
+			return atStage(stageDevice, fmt.Errorf("looking for the ifb interface: %w", err))
+		}
+		if err := addMirred(link.Attrs().Index); err != nil {
+			return device("adding a redirection (mirred)", err, "kernel module act_mirred")
 		}
 		return nil
 	})
+}
+
+// addMirred makes an action that redirects to an interface, for filters yet to
+// come. It ends with the namespace.
+func addMirred(index int) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWACTION, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	req.AddData(&nl.TcActionMsg{Family: nl.FAMILY_ALL})
+	actions := nl.NewRtAttr(nl.TCA_ACT_TAB, nil)
+	if err := netlink.EncodeActions(actions, []netlink.Action{netlink.NewMirredAction(index)}); err != nil {
+		return err
+	}
+	req.AddData(actions)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }
 
 // hasSymbol reports whether the kernel or a loaded module has a function, by a

@@ -19,18 +19,9 @@ import (
 // thread there, as agents do, does not live there. Processes of a PID
 // namespace that can't be seen from here are not found.
 func (n *Namespace) Stranger(cgroups []fault.Cgroup) (string, error) {
-	known := map[int]bool{}
-	for _, cgroup := range cgroups {
-		pids, err := cgroup.Processes()
-		if errors.Is(err, fault.ErrGone) {
-			continue
-		}
-		if err != nil {
-			return "", fmt.Errorf("listing the processes of %s: %w", cgroup.Path, err)
-		}
-		for _, pid := range pids {
-			known[pid] = true
-		}
+	known, err := processes(cgroups)
+	if err != nil {
+		return "", err
 	}
 	paths, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -44,6 +35,13 @@ func (n *Namespace) Stranger(cgroups []fault.Cgroup) (string, error) {
 		if !n.resident(dir) {
 			continue
 		}
+		// The target may have started it since.
+		if known, err = processes(cgroups); err != nil {
+			return "", err
+		}
+		if known[pid] {
+			continue
+		}
 		name, err := os.ReadFile(filepath.Join(dir, "comm"))
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue // it has ended
@@ -54,6 +52,20 @@ func (n *Namespace) Stranger(cgroups []fault.Cgroup) (string, error) {
 		return fmt.Sprintf("%d (%s)", pid, strings.TrimSpace(string(name))), nil
 	}
 	return "", nil
+}
+
+func processes(cgroups []fault.Cgroup) (map[int]bool, error) {
+	known := map[int]bool{}
+	for _, cgroup := range cgroups {
+		pids, err := cgroup.Processes()
+		if err != nil && !errors.Is(err, fault.ErrGone) {
+			return nil, fmt.Errorf("listing the processes of %s: %w", cgroup.Path, err)
+		}
+		for _, pid := range pids {
+			known[pid] = true
+		}
+	}
+	return known, nil
 }
 
 // resident tells whether all threads of a process are in the namespace.

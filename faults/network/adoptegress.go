@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
+	"faultline.dev/faultline/faults/clsact"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/faults/qdisc"
@@ -129,12 +130,12 @@ func (a *adoption) found(at interfaceWatch, hooked bool, unhook unhookFunc) erro
 // find returns nil where the filter, its interface or its namespace is not.
 func (f TCFilter) find() (found *netlink.BpfFilter, err error) {
 	err = f.at(func(_ *netns.Namespace, h *netlink.Handle, link netlink.Link) error {
-		filters, err := egressFilters(h, link)
+		filters, err := clsact.Filters(h, link, clsact.Egress)
 		if err != nil {
 			return err
 		}
 		for _, filter := range filters {
-			if bpf, ok := filter.(*netlink.BpfFilter); ok && filterName(bpf) == f.Name {
+			if bpf, ok := filter.(*netlink.BpfFilter); ok && clsact.Name(bpf) == f.Name {
 				found = bpf
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/api/units"
 	"faultline.dev/faultline/bpf/cgroupskb"
+	"faultline.dev/faultline/bpf/inbound"
 	"faultline.dev/faultline/faults/check"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/kernel"
@@ -37,6 +38,7 @@ func Bandwidth() fault.Kind {
 				Summary: "cgroup_skb steers the packets into a class that holds tbf, behind a journal record; for a target with a network namespace of its own",
 				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Prio, kernel.TBF},
 			},
+			byIFB(),
 		},
 		Example: `target: {cgroup: /shop/checkout}
 networkBandwidth: {rate: 10Mbit, burst: 64KiB}
@@ -55,6 +57,8 @@ const (
 	// socket has sent no more than its buffer holds; at a rate that makes more of
 	// that packets leave early, and never are lost.
 	longestShaped = 10 * time.Second
+	// usualQueue is how long received packets wait for their turn at the most.
+	usualQueue = time.Second
 )
 
 func validateBandwidth(spec *v1.Fault) []fault.Problem {
@@ -80,15 +84,16 @@ func (s shape) full() time.Duration {
 	return time.Duration(float64(s.burst) * 8e9 / float64(s.rate))
 }
 
+// queue is how long a received packet waits at the most; those that would wait
+// longer are lost, as where a slow line begins. A packet may be one of many that
+// the driver has put together: there is room for two of the longest.
+func (s shape) queue() time.Duration {
+	const pair = 2 * 64 << 10
+	return min(max(usualQueue, shape{rate: s.rate, burst: pair}.full()), longestShaped)
+}
+
 func planBandwidth(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	p, err := newPlan(ctx, "networkBandwidth", req)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.onlyBuilt(); err != nil {
-		return nil, err
-	}
-	chosen, err := p.choose(ctx, Bandwidth(), mechanismTCXFQ, mechanismClsFQ, mechanismTBF)
 	if err != nil {
 		return nil, err
 	}
@@ -97,14 +102,21 @@ func planBandwidth(ctx context.Context, req fault.Request) (*fault.Plan, error) 
 	if p.shape.burst == 0 {
 		p.shape.burst = usualBurst
 	}
-	if chosen == mechanismTBF {
+	chosen, err := p.direct(ctx, Bandwidth(), received{
+		bySocket: inbound.ObjectsProgFlInShape, all: inbound.ObjectsProgFlInShapeAll,
+		queue: qdisc.Params{Delay: p.shape.queue()},
+	}, mechanismTCXFQ, mechanismClsFQ, mechanismTBF)
+	switch {
+	case err != nil:
+		return nil, err
+	case chosen == mechanismTBF:
 		p.emulate(qdisc.TokenBucket{
 			Rate: max(p.shape.rate/8, 1), Burst: uint32(min(p.shape.burst, math.MaxUint32)), Longest: longestShaped,
 		}, longestShaped)
-	} else {
+	case p.filter.egress:
 		p.egressProgram, p.hook = cgroupskb.ObjectsProgFlShapeEgress, holding[chosen]
 		p.queue = &qdisc.Params{Delay: longestShaped}
 	}
-	what := fmt.Sprintf("send no faster than %s, %s at once", units.FormatBitRate(limit.GetRate()), units.FormatBytes(p.shape.burst))
+	what := fmt.Sprintf("no faster than %s, %s at once", units.FormatBitRate(limit.GetRate()), units.FormatBytes(p.shape.burst))
 	return p.finish(chosen, what)
 }

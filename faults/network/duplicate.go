@@ -6,6 +6,7 @@ import (
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/cgroupskb"
+	"faultline.dev/faultline/bpf/inbound"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/qdisc"
@@ -15,7 +16,7 @@ import (
 func Duplicate() fault.Kind {
 	return fault.Kind{
 		Name:    "networkDuplicate",
-		Summary: "sends packets twice",
+		Summary: "lets packets come twice",
 		Scope:   fault.ScopeCgroup,
 		Mechanisms: []fault.Mechanism{
 			{
@@ -33,6 +34,7 @@ func Duplicate() fault.Kind {
 				Summary: "cgroup_skb steers the packets into a class that holds netem, behind a journal record; for a target with a network namespace of its own",
 				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Prio, kernel.Netem},
 			},
+			byIFB(),
 		},
 		Example: `target: {cgroup: /shop/checkout}
 networkDuplicate: {percent: 5}
@@ -49,20 +51,21 @@ func planDuplicate(ctx context.Context, req fault.Request) (*fault.Plan, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := p.onlyBuilt(); err != nil {
-		return nil, err
-	}
-	chosen, err := p.choose(ctx, Duplicate(), mechanismTCX, mechanismClsBPF, mechanismNetem)
+	chosen, err := p.direct(ctx, Duplicate(), received{
+		bySocket: inbound.ObjectsProgFlInDup, all: inbound.ObjectsProgFlInDupAll,
+	}, mechanismTCX, mechanismClsBPF, mechanismNetem)
 	if err != nil {
 		return nil, err
 	}
 	duplicate := req.Spec.GetNetworkDuplicate()
 	p.dice.Share(duplicate)
-	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlDupEgress, passing[chosen]
-	if chosen == mechanismNetem {
+	switch {
+	case chosen == mechanismNetem:
 		p.emulate(qdisc.Netem{Duplicate: true}, 0)
+	case p.filter.egress:
+		p.egressProgram, p.hook = cgroupskb.ObjectsProgFlDupEgress, passing[chosen]
 	}
-	return p.finish(chosen, describeShare("send %v %% of the packets twice", duplicate))
+	return p.finish(chosen, describeShare("double %v %% of the packets", duplicate))
 }
 
 // describeShare says what becomes of a share of the packets; format takes the

@@ -48,7 +48,7 @@ type way struct {
 var (
 	byTCX   = way{"attach program %s as a tcx link to egress", undoByKernel, attachTCX, true}
 	byQdisc = way{"", "", attachNothing, false}
-	byCls   = way{"add clsact, where it is missing, and a cls_bpf filter with program %s to egress", "journal", attachCls, false}
+	byCls   = way{"add clsact, where it is missing, and a cls_bpf filter with program %s to egress", undoJournal, attachCls, false}
 )
 
 // The hooks by their mechanisms: where no packet waits, and where some do and

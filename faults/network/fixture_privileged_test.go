@@ -45,23 +45,24 @@ type fixture struct {
 // of.
 func newFixture(t *testing.T, kind fault.Kind, mechanism string) *fixture {
 	t.Helper()
-	prober := kernel.NewProber(env.CgroupRoot(t), slog.New(slog.DiscardHandler))
+	f := &fixture{t: t, prober: kernel.NewProber(env.CgroupRoot(t), slog.New(slog.DiscardHandler))}
+	f.needs(kind, mechanism)
+	f.target, f.neighbour, f.network = env.Cgroup(t), env.Cgroup(t), env.NewNetwork(t)
+	return f
+}
+
+// needs skips the test where the kernel lacks another mechanism that it needs.
+func (f *fixture) needs(kind fault.Kind, mechanism string) {
+	f.t.Helper()
 	for _, m := range kind.Mechanisms {
 		if m.Name != mechanism {
 			continue
 		}
 		for _, capability := range m.Needs {
-			if answer := prober.Probe(t.Context(), capability); !answer.OK() {
-				kernels.Missing(t, string(capability), errors.New(answer.Reason))
+			if answer := f.prober.Probe(f.t.Context(), capability); !answer.OK() {
+				kernels.Missing(f.t, string(capability), errors.New(answer.Reason))
 			}
 		}
-	}
-	return &fixture{
-		t:         t,
-		target:    env.Cgroup(t),
-		neighbour: env.Cgroup(t),
-		network:   env.NewNetwork(t),
-		prober:    prober,
 	}
 }
 

@@ -27,13 +27,20 @@ type injection struct {
 	// maps are those of bpf/cgroupskb; bpf/tc shares some of them, and has
 	// hookMaps of its own.
 	maps, hookMaps map[string]*ebpf.Map
-	programs       map[string]*ebpf.Program
-	own            *own
+	// inboundMaps are those that only bpf/inbound has.
+	inboundMaps map[string]*ebpf.Map
+	programs    map[string]*ebpf.Program
+	own         *own
 	// wire is the run's, in which the fault has a number.
 	wire   *wire
 	number uint32
 	links  []link.Link
 	egress *egress
+	// ingress is nil for a fault that leaves received packets alone, or has them
+	// at the cgroup.
+	ingress *ingress
+	// unstamp is a program for the ingress of the target's cgroups ("": none).
+	unstamp string
 	// pins keep all of it when the process ends; nil for a fault that ends
 	// with it.
 	pins   *pin.Pins
@@ -90,6 +97,11 @@ func (in *injection) set(ctx context.Context, rec fault.Recorder) error {
 			return err
 		}
 	}
+	if in.plan.received != nil {
+		if err := in.steer(ctx, rec); err != nil {
+			return err
+		}
+	}
 	for _, cgroup := range in.plan.req.Cgroups {
 		if err := rec.Watch(cgroupWatch{cgroup, in.own}); err != nil {
 			return err
@@ -140,7 +152,7 @@ func (in *injection) attach(cgroup fault.Cgroup) error {
 		return err
 	}
 	defer func() { _ = dir.Close() }()
-	for _, hook := range in.plan.cgroupHooks() {
+	for _, hook := range in.cgroupHooks() {
 		l, err := link.AttachRawLink(link.RawLinkOptions{
 			Target:  int(dir.Fd()),
 			Program: in.programs[hook.program],
@@ -168,6 +180,15 @@ type cgroupHook struct {
 	direction string
 	program   string
 	attach    ebpf.AttachType
+}
+
+// cgroupHooks are those of the plan, and one that some kernels need beside it.
+func (in *injection) cgroupHooks() []cgroupHook {
+	list := in.plan.cgroupHooks()
+	if in.unstamp != "" {
+		list = append(list, cgroupHook{"ingress", in.unstamp, ebpf.AttachCGroupInetIngress})
+	}
+	return list
 }
 
 // cgroupHooks are those that the plan uses.
@@ -205,6 +226,9 @@ func (in *injection) Refresh(ctx context.Context) error {
 	err := in.plan.peers.refresh(ctx, in.maps[cgroupskb.ObjectsMapFlPeers])
 	if in.egress != nil {
 		err = errors.Join(err, in.egress.refresh(ctx, in.plan.peers))
+	}
+	if in.ingress != nil {
+		err = errors.Join(err, in.ingress.refresh(ctx))
 	}
 	return err
 }
@@ -266,6 +290,11 @@ func (in *injection) Revert(ctx context.Context) error {
 	if in.start != 0 && in.final == nil {
 		errs = append(errs, in.Renew(fault.Lease{}))
 	}
+	// Without a lease nothing is chosen: no packet can be between two filters
+	// when they are removed.
+	if in.ingress != nil {
+		errs = append(errs, in.ingress.revert(ctx))
+	}
 	if in.pins != nil {
 		err := in.pins.Remove(ctx)
 		if err == nil {
@@ -293,6 +322,9 @@ func (in *injection) close() error {
 	if in.egress != nil {
 		errs = append(errs, in.egress.release())
 	}
+	if in.ingress != nil {
+		errs = append(errs, in.ingress.release())
+	}
 	for _, program := range in.programs {
 		errs = append(errs, program.Close())
 	}
@@ -302,7 +334,10 @@ func (in *injection) close() error {
 	for _, m := range in.hookMaps {
 		errs = append(errs, m.Close())
 	}
-	in.programs, in.maps, in.hookMaps = nil, nil, nil
+	for _, m := range in.inboundMaps {
+		errs = append(errs, m.Close())
+	}
+	in.programs, in.maps, in.hookMaps, in.inboundMaps = nil, nil, nil, nil
 	if in.wire != nil {
 		in.wire.leave(in.number)
 		in.wire = nil

@@ -28,15 +28,15 @@ func (i iface) String() string { return fmt.Sprintf("interface %s in %s", i.name
 // interface. Interfaces below another one (the ports of a bond or of a bridge)
 // have no routes, and see a packet after the one above them.
 func outgoing(ns *netns.Namespace, peers []netip.Prefix) ([]iface, error) {
+	links, err := upLinks(ns)
+	if err != nil {
+		return nil, err
+	}
 	h, err := ns.Handle()
 	if err != nil {
 		return nil, err
 	}
 	defer h.Close()
-	links, err := h.LinkList()
-	if err != nil {
-		return nil, fmt.Errorf("listing the interfaces of %s: %w", ns, err)
-	}
 	// Table 0 asks for all tables, not only main (rtnetlink(7)).
 	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	if err != nil {
@@ -54,12 +54,27 @@ func outgoing(ns *netns.Namespace, peers []netip.Prefix) ([]iface, error) {
 	var list []iface
 	for _, link := range links {
 		attrs := link.Attrs()
-		if used[attrs.Index] && attrs.Flags&net.FlagUp != 0 {
+		if used[attrs.Index] {
 			list = append(list, iface{namespace: ns, index: attrs.Index, name: attrs.Name})
 		}
 	}
-	slices.SortFunc(list, func(a, b iface) int { return a.index - b.index })
 	return list, nil
+}
+
+// upLinks lists the interfaces that are up, by their index.
+func upLinks(ns *netns.Namespace) ([]netlink.Link, error) {
+	h, err := ns.Handle()
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	links, err := h.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("listing the interfaces of %s: %w", ns, err)
+	}
+	links = slices.DeleteFunc(links, func(link netlink.Link) bool { return link.Attrs().Flags&net.FlagUp == 0 })
+	slices.SortFunc(links, func(a, b netlink.Link) int { return a.Attrs().Index - b.Attrs().Index })
+	return links, nil
 }
 
 // leads tells whether some address of peers can take the route.

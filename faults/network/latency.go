@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/api/units"
 	"faultline.dev/faultline/bpf/cgroupskb"
+	"faultline.dev/faultline/bpf/inbound"
 	"faultline.dev/faultline/faults/check"
 	"faultline.dev/faultline/faults/dice"
 	"faultline.dev/faultline/faults/fault"
@@ -21,7 +23,7 @@ func Latency() fault.Kind {
 		Name:       "networkLatency",
 		Summary:    "delays packets, with jitter and its distribution",
 		Scope:      fault.ScopeCgroup,
-		Mechanisms: held(),
+		Mechanisms: append(held(), byIFB()),
 		Example: `name: far away database
 target: {systemdUnit: checkout.service}
 networkLatency: {delay: 100ms, jitter: 10ms, distribution: NORMAL}
@@ -43,33 +45,40 @@ func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.onlyBuilt(); err != nil {
-		return nil, err
-	}
 	delay, err := dice.NewDelay(req.Seed, req.Spec.GetNetworkLatency())
 	if err != nil {
 		return nil, err
 	}
-	chosen, err := p.choose(ctx, Latency(), mechanismTCXFQ, mechanismClsFQ, mechanismNetem)
+	queue := qdisc.Params{Delay: delay.Longest()}
+	chosen, err := p.direct(ctx, Latency(), received{
+		bySocket: inbound.ObjectsProgFlInHold, all: inbound.ObjectsProgFlInHoldAll, queue: queue,
+	}, mechanismTCXFQ, mechanismClsFQ, mechanismNetem)
 	if err != nil {
 		return nil, err
 	}
-	if chosen == mechanismNetem {
+	if chosen != mechanismNetem || p.filter.ingress {
+		p.delay = &delay
+	}
+	switch {
+	case chosen == mechanismNetem:
 		p.emulate(qdisc.Netem{
 			Delay: time.Duration(delay.Delay), Jitter: time.Duration(delay.Jitter), Longest: delay.Longest(),
 			Correlation: uint32(min(delay.Correlation, math.MaxUint32)), Table: delay.Table.Netem(),
 		}, delay.Longest())
-	} else {
-		p.egressProgram, p.hook = cgroupskb.ObjectsProgFlHoldEgress, holding[chosen]
-		p.delay, p.queue = &delay, &qdisc.Params{Delay: delay.Longest()}
+	case p.filter.egress:
+		p.egressProgram, p.hook, p.queue = cgroupskb.ObjectsProgFlHoldEgress, holding[chosen], &queue
 	}
 	return p.finish(chosen, describeLatency(req.Spec.GetNetworkLatency()))
 }
 
+// receivable are the kinds of which received packets can be hit at the
+// interfaces.
+var receivable = []string{"networkLatency", "networkDuplicate", "networkBandwidth"}
+
 // onlyBuilt refuses what is not built yet of the faults that do something with
-// packets on their way out.
+// packets on their way.
 func (p *plan) onlyBuilt() error {
-	if p.filter.ingress {
+	if p.filter.ingress && !slices.Contains(receivable, p.kind) {
 		return fmt.Errorf("%s of received packets is %w; write direction: EGRESS, or let it happen to what the peers send", p.kind, fault.ErrNotBuilt)
 	}
 	return nil

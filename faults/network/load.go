@@ -3,6 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -175,6 +176,11 @@ func (p *plan) config(run, number uint32) cgroupskb.ObjectsFlConfig {
 	}
 	if p.shape != nil {
 		config.Shape.ByteTime, config.Shape.Burst = p.shape.byteTime(), uint64(p.shape.full())
+		// A socket that sends waits itself.
+		config.Shape.Longest = math.MaxUint64
+	}
+	for _, cgroup := range p.req.Cgroups {
+		config.Levels |= 1 << cgroup.Level
 	}
 	config.Reorder.Gap = p.gap
 	config.Filter.Flags, config.Filter.Protocol = p.filterFlags(), filterProtocol(p.filter.protocol)

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/bpf/cgroupskb"
 	"faultline.dev/faultline/faults/dice"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
@@ -59,6 +60,11 @@ type plan struct {
 	// hitAtCgroup: the cgroup's program alone knows which packets were hit, and
 	// what was done at the interface to a packet does not tell.
 	hitAtCgroup bool
+	// received is what happens to packets that come in, where that does not end
+	// at the cgroup's hook; nil otherwise. noOwner says why the kernel can't tell
+	// whose they are; nil where it can.
+	received *received
+	noOwner  error
 
 	warnings []string
 }
@@ -66,6 +72,7 @@ type plan struct {
 // Who takes a change back.
 const (
 	undoByKernel = "kernel (the link ends with the process)"
+	undoJournal  = "journal"
 	undoPinned   = "journal; without an agent the lease in the kernel ends it"
 )
 
@@ -115,10 +122,12 @@ func (p *plan) warn(format string, args ...any) {
 }
 
 // claim lets other faults of the run hit the same packets, where what is decided
-// is done at the interface.
+// is done at the interface. What is lost of received packets is lost after that.
 func (p *plan) claim() Packets {
 	c := Packets{Cgroups: p.req.Cgroups, Filter: p.req.Spec.GetFilter(), Peers: p.peers.list()}
-	if p.hook != nil && p.ingressProgram == "" {
+	sent := !p.filter.egress || p.hook != nil
+	come := !p.filter.ingress || p.received != nil || p.ingressProgram == cgroupskb.ObjectsProgFlDropIngress && p.kind == "networkLoss"
+	if sent && come {
 		c.Effect = p.kind
 	}
 	return c
@@ -126,11 +135,8 @@ func (p *plan) claim() Packets {
 
 // finish lists the changes.
 func (p *plan) finish(mechanism, what string) (*fault.Plan, error) {
-	if p.hook != nil && p.ingressProgram != "" {
-		mechanism += "+" + mechanismCgroupSKB
-	}
 	out := &fault.Plan{
-		Mechanism: mechanism,
+		Mechanism: p.mechanisms(mechanism),
 		Claims:    []fault.Claim{p.claim()},
 		Inject:    p.inject,
 		Adopt:     p.adopt,
@@ -156,6 +162,10 @@ func (p *plan) finish(mechanism, what string) (*fault.Plan, error) {
 	}
 	changes, err := p.interfaceChanges()
 	if err != nil {
+		return nil, err
+	}
+	out.Changes = append(out.Changes, changes...)
+	if changes, err = p.receivedChanges(); err != nil {
 		return nil, err
 	}
 	out.Changes = append(out.Changes, changes...)

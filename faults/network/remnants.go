@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
+	"faultline.dev/faultline/faults/clsact"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/faults/pin"
@@ -52,7 +53,7 @@ func Remnants() ([]fault.Undo, error) {
 
 // marked lists what is ours in one namespace.
 func marked(ns *netns.Namespace) ([]mine, error) {
-	ours, err := clsacts(ns)
+	ours, err := clsact.List(ns)
 	if err != nil || len(ours) == 0 {
 		return nil, err
 	}
@@ -73,16 +74,17 @@ func marked(ns *netns.Namespace) ([]mine, error) {
 			continue
 		}
 		undo := TCFilter{NetNS: ns.Inode, Interface: link.Attrs().Name, Index: index}
-		filters, err := egressFilters(h, link)
+		filters, err := clsact.All(h, link)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		for _, filter := range filters {
-			bpf, ok := filter.(*netlink.BpfFilter)
-			if ok && strings.HasPrefix(bpf.Name, filterPrefix) {
-				undo.Name = filterName(bpf)
-				list = append(list, mine{undo, ebpf.ProgramID(bpf.Id)})
+			// Those at the ingress belong to a device (faults/ifb).
+			name := clsact.Name(filter)
+			if filter.Attrs().Parent == uint32(clsact.Egress) && strings.HasPrefix(name, clsact.Prefix) {
+				undo.Name = name
+				list = append(list, mine{undo, ebpf.ProgramID(filter.(*netlink.BpfFilter).Id)})
 			}
 		}
 		if ours[index] && len(filters) == 0 {

@@ -6,20 +6,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
+	"faultline.dev/faultline/faults/clsact"
 	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
 )
-
-// filterPrefix begins the name of every cls_bpf filter of ours.
-const filterPrefix = "faultline-"
 
 // TCFilter undoes a cls_bpf filter at the egress of an interface, and the
 // clsact qdisc under it when it carries our mark and nobody uses it any more.
@@ -42,12 +37,12 @@ func (TCFilter) Kind() string { return TCFilterKind }
 
 // Describe implements fault.Undo.
 func (f TCFilter) Describe() string {
-	const clsact = "clsact if it is faultline's and nobody uses it"
+	const idle = "clsact if it is faultline's and nobody uses it"
 	at := fmt.Sprintf("interface %s (index %d) in netns %d", f.Interface, f.Index, f.NetNS)
 	if f.Name == "" {
-		return fmt.Sprintf("remove from %s %s", at, clsact)
+		return fmt.Sprintf("remove from %s %s", at, idle)
 	}
-	return fmt.Sprintf("remove cls_bpf filter %s from the egress of %s, and %s", f.Name, at, clsact)
+	return fmt.Sprintf("remove cls_bpf filter %s from the egress of %s, and %s", f.Name, at, idle)
 }
 
 // Survives implements fault.Undo.
@@ -84,39 +79,12 @@ func (f TCFilter) at(fn func(*netns.Namespace, *netlink.Handle, netlink.Link) er
 }
 
 func (f TCFilter) remove(ns *netns.Namespace, h *netlink.Handle, link netlink.Link) error {
-	filters, err := egressFilters(h, link)
-	if err != nil {
-		return err
-	}
-	for _, filter := range filters {
-		if bpf, ok := filter.(*netlink.BpfFilter); ok && f.Name != "" && filterName(bpf) == f.Name {
-			if err := h.FilterDel(bpf); err != nil && !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("removing filter %s from %s: %w", f.Name, f.Interface, err)
-			}
+	if f.Name != "" {
+		if err := clsact.Remove(h, link, clsact.Egress, f.Name); err != nil {
+			return err
 		}
 	}
-	return removeIdleClsact(ns, h, link)
-}
-
-// egressFilters lists the filters of clsact's egress; without clsact there are
-// none.
-func egressFilters(h *netlink.Handle, link netlink.Link) ([]netlink.Filter, error) {
-	present, err := hasClsact(h, link)
-	if err != nil || !present {
-		return nil, err
-	}
-	filters, err := h.FilterList(link, netlink.HANDLE_MIN_EGRESS)
-	if err != nil {
-		return nil, fmt.Errorf("listing the filters of %s: %w", link.Attrs().Name, err)
-	}
-	return filters, nil
-}
-
-// filterName is the name without the suffix that the kernel's dump or the
-// library may put behind it.
-func filterName(filter *netlink.BpfFilter) string {
-	name, _, _ := strings.Cut(filter.Name, ":")
-	return name
+	return clsact.RemoveIdle(ns, h, link)
 }
 
 // addTries is how often a filter is added again whose clsact another process
@@ -135,34 +103,26 @@ func addTCFilter(ctx context.Context, i iface, program *ebpf.Program, rec fault.
 	if err != nil {
 		return nil, fmt.Errorf("looking for %s: %w", i, err)
 	}
-	filters, err := egressFilters(h, link)
+	filters, err := clsact.Filters(h, link, clsact.Egress)
 	if err != nil {
 		return nil, err
 	}
-	name := filterPrefix + randomHex()
+	name := clsact.Prefix + randomHex()
 	undone, err := rec.Record(TCFilter{NetNS: i.namespace.Inode, Interface: i.name, Index: i.index, Name: name})
 	if err != nil {
 		return nil, err
 	}
-	filter := &netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: i.index,
-			Parent:    netlink.HANDLE_MIN_EGRESS,
-			Protocol:  unix.ETH_P_ALL,
-			Priority:  firstPriority(filters),
-		},
-		Fd:           program.FD(),
-		Name:         name,
-		DirectAction: true,
+	filter := clsact.Filter{
+		Index: i.index, Side: clsact.Egress, Name: name, Priority: clsact.FirstPriority(filters), Program: program,
 	}
 	for try := 1; ; try++ {
 		err = i.namespace.Exclusively(func() error {
-			if err := addClsact(i.namespace, i.index); err != nil {
-				return fmt.Errorf("adding clsact to %s: %w", i, err)
+			if err := clsact.Ensure(i.namespace, i.index); err != nil {
+				return err
 			}
 			failpoint.Hit(failpoint.ClsactAdded)
-			if err := h.FilterAdd(filter); err != nil {
-				return fmt.Errorf("adding a cls_bpf filter to %s: %w", i, err)
+			if err := clsact.Add(i.namespace, filter); err != nil {
+				return err
 			}
 			failpoint.Hit(failpoint.FilterAdded)
 			return nil
@@ -170,24 +130,11 @@ func addTCFilter(ctx context.Context, i iface, program *ebpf.Program, rec fault.
 		if err == nil {
 			return undone, nil
 		}
-		if present, look := hasClsact(h, link); present || look != nil || try == addTries {
+		if present, look := clsact.Present(h, link); present || look != nil || try == addTries {
 			break
 		}
 	}
 	return nil, errors.Join(err, undone.Undo(ctx))
-}
-
-// firstPriority is the lowest priority that a filter of ours can have: one
-// that nobody has, or one that belongs to cls_bpf filters, where a new filter
-// comes first (cls_bpf_change).
-func firstPriority(filters []netlink.Filter) uint16 {
-	for priority := uint16(1); ; priority++ {
-		if !slices.ContainsFunc(filters, func(f netlink.Filter) bool {
-			return f.Attrs().Priority == priority && (f.Type() != "bpf" || f.Attrs().Protocol != unix.ETH_P_ALL)
-		}) {
-			return priority
-		}
-	}
 }
 
 func randomHex() string {

@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"faultline.dev/faultline/faults/clsact"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/faults/qdisc"
@@ -182,7 +183,7 @@ func (w interfaceWatch) state(ns *netns.Namespace) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	ours, err := clsacts(ns)
+	ours, err := clsact.List(ns)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -31,6 +32,8 @@ type wire struct {
 
 	mu    sync.Mutex
 	taken [faultsMax]bool
+	// held is how long faults hold packets that come in, at the most.
+	held map[uint32]time.Duration
 }
 
 // family is the wire's name among the run's commons.
@@ -47,7 +50,7 @@ func commonWire(rec fault.Recorder, open func() (*wire, error)) (*wire, error) {
 
 // newWire draws the run's marks and makes the maps.
 func newWire() (_ *wire, err error) {
-	w := &wire{}
+	w := &wire{held: map[uint32]time.Duration{}}
 	for w.run == 0 {
 		var b [4]byte
 		if _, err := rand.Read(b[:]); err != nil {
@@ -110,6 +113,7 @@ func (w *wire) leave(number uint32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.taken[number] = false
+	delete(w.held, number)
 }
 
 // count is how many packets were hit at the interfaces for a fault.

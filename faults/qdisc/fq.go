@@ -83,6 +83,10 @@ func (p Params) limits() (Limits, error) {
 	return Limits{Packets: flowsFull * flow, FlowPackets: flow, Horizon: horizon}, nil
 }
 
+// Limits are those of an fq for such a delay. A delay that none allows is
+// fault.ErrUnavailable.
+func (p Params) Limits() (Limits, error) { return p.limits() }
+
 // atLeast is the greater of both in each.
 func (l Limits) atLeast(o Limits) Limits {
 	out := Limits{Packets: max(l.Packets, o.Packets), FlowPackets: max(l.FlowPackets, o.FlowPackets), Horizon: max(l.Horizon, o.Horizon)}

@@ -41,6 +41,14 @@ const (
 func NewNetwork(t testing.TB) Network {
 	t.Helper()
 	n := Network{A: newNamespace(t), B: newNamespace(t)}
+	n.Link()
+	return n
+}
+
+// Link makes the veth pair, and gives it its addresses. It is for a test that has
+// removed the pair of a Network.
+func (n Network) Link() {
+	n.A.t.Helper()
 	n.connect(Veth, Veth)
 	n.A.Do(func() error { return configure(Veth, AddressA, Address6A) })
 	n.B.Do(func() error { return configure(Veth, AddressB, Address6B) })
@@ -48,7 +56,6 @@ func NewNetwork(t testing.TB) Network {
 	for _, ns := range []*Namespace{n.A, n.B} {
 		ns.Do(func() error { return Within(10*time.Second, running(Veth)) })
 	}
-	return n
 }
 
 // connect makes a veth pair with these names in A and B.

@@ -1,4 +1,6 @@
-package network
+// Package clsact makes and removes the qdisc under the filters of an interface,
+// and the BPF filters on it. It records nothing: who uses it does.
+package clsact
 
 import (
 	"bytes"
@@ -33,8 +35,8 @@ type sizeTable struct {
 // Attributes within TCA_STAB.
 const tcaStabBase = 1
 
-// clsactMark is the table of every clsact that this program makes: "FLT!", twice.
-var clsactMark = sizeTable{Overhead: 0x464c5421, MPU: 0x464c5421}
+// mark is the table of every clsact that this program makes: "FLT!", twice.
+var mark = sizeTable{Overhead: 0x464c5421, MPU: 0x464c5421}
 
 func (s sizeTable) encode() []byte {
 	var b bytes.Buffer
@@ -42,9 +44,15 @@ func (s sizeTable) encode() []byte {
 	return b.Bytes()
 }
 
-// addClsact makes a marked clsact. Where there is one already it is left as it
-// is, and so is its mark.
-func addClsact(ns *netns.Namespace, index int) error {
+// Ensure makes a clsact with our mark. Where there is one already it is left
+// as it is, and so is its mark.
+func Ensure(ns *netns.Namespace, index int) error { return ensure(ns, index, true) }
+
+// EnsureUnmarked makes a clsact that nobody looks for: one on an interface of
+// ours, with which it goes.
+func EnsureUnmarked(ns *netns.Namespace, index int) error { return ensure(ns, index, false) }
+
+func ensure(ns *netns.Namespace, index int, marked bool) error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
 	req.AddData(&nl.TcMsg{
 		Family:  nl.FAMILY_ALL,
@@ -53,9 +61,11 @@ func addClsact(ns *netns.Namespace, index int) error {
 		Parent:  netlink.HANDLE_CLSACT,
 	})
 	req.AddData(nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated("clsact")))
-	stab := nl.NewRtAttr(nl.TCA_STAB, nil)
-	stab.AddRtAttr(tcaStabBase, clsactMark.encode())
-	req.AddData(stab)
+	if marked {
+		stab := nl.NewRtAttr(nl.TCA_STAB, nil)
+		stab.AddRtAttr(tcaStabBase, mark.encode())
+		req.AddData(stab)
+	}
 	err := ns.Do(func() error {
 		_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 		return err
@@ -63,11 +73,15 @@ func addClsact(ns *netns.Namespace, index int) error {
 	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("adding clsact to interface %d in %s: %w", index, ns, err)
+	}
+	return nil
 }
 
-// clsacts lists the interfaces that have a clsact, and whether it is ours.
-func clsacts(ns *netns.Namespace) (ours map[int]bool, err error) {
+// List returns the interfaces of a namespace that have a clsact, by index, and
+// whether it has our mark. A qdisc ingress counts as one of somebody else.
+func List(ns *netns.Namespace) (ours map[int]bool, err error) {
 	var messages [][]byte
 	err = ns.Do(func() (err error) {
 		req := nl.NewNetlinkRequest(unix.RTM_GETQDISC, unix.NLM_F_DUMP)
@@ -78,7 +92,7 @@ func clsacts(ns *netns.Namespace) (ours map[int]bool, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing the qdiscs of %s: %w", ns, err)
 	}
-	mark := clsactMark.encode()
+	text := mark.encode()
 	ours = map[int]bool{}
 	for _, message := range messages {
 		attributes, err := nl.ParseRouteAttr(message[nl.SizeofTcMsg:])
@@ -92,30 +106,27 @@ func clsacts(ns *netns.Namespace) (ours map[int]bool, err error) {
 			case nl.TCA_KIND:
 				kind = nl.BytesToString(attribute.Value)
 			case nl.TCA_STAB, nl.TCA_STAB | unix.NLA_F_NESTED:
-				marked = bytes.Contains(attribute.Value, mark)
+				marked = bytes.Contains(attribute.Value, text)
 			}
 		}
-		if kind == "clsact" {
-			ours[int(nl.DeserializeTcMsg(message).Ifindex)] = marked
+		// It is a clsact without an egress (net/sched/sch_ingress.c).
+		if kind == "clsact" || kind == "ingress" {
+			ours[int(nl.DeserializeTcMsg(message).Ifindex)] = marked && kind == "clsact"
 		}
 	}
 	return ours, nil
 }
 
-// removeIdleClsact removes a clsact of ours unless somebody has a filter on it.
-func removeIdleClsact(ns *netns.Namespace, h *netlink.Handle, link netlink.Link) error {
-	ours, err := clsacts(ns)
+// RemoveIdle removes the clsact of an interface if it has our mark and there is
+// no filter on it. Call it under netns.Namespace.Exclusively.
+func RemoveIdle(ns *netns.Namespace, h *netlink.Handle, link netlink.Link) error {
+	ours, err := List(ns)
 	if err != nil || !ours[link.Attrs().Index] {
 		return err
 	}
-	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		filters, err := h.FilterList(link, parent)
-		if err != nil {
-			return fmt.Errorf("listing the filters of %s: %w", link.Attrs().Name, err)
-		}
-		if len(filters) > 0 {
-			return nil
-		}
+	filters, err := All(h, link)
+	if err != nil || len(filters) > 0 {
+		return err
 	}
 	err = h.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: link.Attrs().Index,
@@ -126,17 +137,4 @@ func removeIdleClsact(ns *netns.Namespace, h *netlink.Handle, link netlink.Link)
 		return fmt.Errorf("removing clsact from %s: %w", link.Attrs().Name, err)
 	}
 	return nil
-}
-
-func hasClsact(h *netlink.Handle, link netlink.Link) (bool, error) {
-	qdiscs, err := h.QdiscList(link)
-	if err != nil {
-		return false, fmt.Errorf("listing the qdiscs of %s: %w", link.Attrs().Name, err)
-	}
-	for _, qdisc := range qdiscs {
-		if qdisc.Type() == "clsact" {
-			return true, nil
-		}
-	}
-	return false, nil
 }
