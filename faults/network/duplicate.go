@@ -29,11 +29,7 @@ func Duplicate() fault.Kind {
 				Summary: sameByCls,
 				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.ClsBPF},
 			},
-			{
-				Name:    mechanismNetem,
-				Summary: "cgroup_skb steers the packets into a class that holds netem, behind a journal record; for a target with a network namespace of its own",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Prio, kernel.Netem},
-			},
+			byNetem(),
 			byIFB(),
 		},
 		Example: `target: {cgroup: /shop/checkout}

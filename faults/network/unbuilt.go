@@ -7,7 +7,7 @@ import (
 	"faultline.dev/faultline/faults/kernel"
 )
 
-// held is the ladder of the faults that hold packets back or send more of them.
+// held is the ladder of the faults that hold packets back.
 func held() []fault.Mechanism {
 	return []fault.Mechanism{
 		{
@@ -20,11 +20,15 @@ func held() []fault.Mechanism {
 			Summary: sameByCls,
 			Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.ClsBPF, kernel.FQ},
 		},
-		{
-			Name:    mechanismNetem,
-			Summary: "cgroup_skb steers the packets into a class that holds netem, behind a journal record; for a target with a network namespace of its own",
-			Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Prio, kernel.Netem},
-		},
+	}
+}
+
+// byNetem is the rung below those, where netem can do it.
+func byNetem() fault.Mechanism {
+	return fault.Mechanism{
+		Name:    mechanismNetem,
+		Summary: "cgroup_skb steers the packets into a class that holds netem, behind a journal record; for a target with a network namespace of its own",
+		Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Prio, kernel.Netem},
 	}
 }
 
