@@ -23,7 +23,7 @@ func Latency() fault.Kind {
 		Name:       "networkLatency",
 		Summary:    "delays packets, with jitter and its distribution",
 		Scope:      fault.ScopeCgroup,
-		Mechanisms: append(held(), byIFB()),
+		Mechanisms: append(held(), byNetem(), byIFB()),
 		Example: `name: far away database
 target: {systemdUnit: checkout.service}
 networkLatency: {delay: 100ms, jitter: 10ms, distribution: NORMAL}

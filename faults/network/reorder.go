@@ -19,7 +19,7 @@ func Reorder() fault.Kind {
 		Summary: "lets packets fall back behind later ones",
 		Scope:   fault.ScopeCgroup,
 		// Without netem, which knows no time but a fixed one.
-		Mechanisms: held()[:2],
+		Mechanisms: held(),
 		Example: `target: {cgroup: /shop/checkout}
 networkReorder: {percent: 10, gap: 3}
 duration: 60s`,
