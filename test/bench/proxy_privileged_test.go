@@ -137,8 +137,9 @@ func drain(_ io.Reader, out *json.Encoder, args []string) error {
 	}
 }
 
-// pour sends as much as it can to args[0] for each duration that it reads. iperf3
-// can't be used: through toxiproxy it waits for ever on a slow machine.
+// pour sends as much as it can to args[0] for each duration that it reads. Only
+// the server says how much came, as toxiproxy ends both directions of a connection
+// when its client ends one.
 func pour(in io.Reader, out *json.Encoder, args []string) error {
 	if err := out.Encode("ready"); err != nil {
 		return err
