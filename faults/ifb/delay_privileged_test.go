@@ -67,8 +67,7 @@ func TestTheTargetAloneIsDelayed(t *testing.T) {
 				}
 			}
 			t.Logf("target %s", fastest)
-			d.lease(0)
-			await(t, func() error { return d.count().agree() })
+			d.settle()
 			if c := d.count(); test.packets > 0 && c.Hit != times*uint64(test.packets) {
 				t.Errorf("%d packets were delayed: %+v", c.Hit, c)
 			}
@@ -143,6 +142,5 @@ func TestStreamsArriveWhole(t *testing.T) {
 	if took > few*netem {
 		t.Errorf("took %s, with netem %s", took, netem)
 	}
-	d.lease(0)
-	await(t, func() error { return d.count().agree() })
+	d.settle()
 }

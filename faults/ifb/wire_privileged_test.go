@@ -50,8 +50,7 @@ func TestLoopback(t *testing.T) {
 	if answer.Retransmits > 0 {
 		t.Errorf("%d segments were sent again", answer.Retransmits)
 	}
-	d.lease(0)
-	await(t, func() error { return d.count().agree() })
+	d.settle()
 }
 
 // With a namespace of its own everything that comes in is the target's, also
@@ -70,8 +69,7 @@ func TestNamespaceOfTheTarget(t *testing.T) {
 			t.Errorf("%s: an answer came after %s", name, answer.Took)
 		}
 	}
-	d.lease(0)
-	await(t, func() error { return d.count().agree() })
+	d.settle()
 	if c := d.count(); c.Hit != 2 {
 		t.Errorf("two packets came in: %+v", c)
 	}
@@ -88,8 +86,7 @@ func TestNeighbourDiscoveryIsNotDelayed(t *testing.T) {
 	if took := target.ask("udp", 1).Took; took < wait {
 		t.Errorf("an answer came after %s", took)
 	}
-	d.lease(0)
-	await(t, func() error { return d.count().agree() })
+	d.settle()
 	if c := d.count(); c.Hit != 1 {
 		t.Errorf("one packet came in beside neighbour discovery: %+v", c)
 	}
@@ -178,8 +175,7 @@ func TestStackedInterfaces(t *testing.T) {
 						t.Errorf("an answer came after %s", took)
 					}
 				}
-				d.lease(0)
-				await(t, func() error { return d.count().agree() })
+				d.settle()
 				if c := d.count(); c.Hit != times {
 					t.Errorf("%d packets came in: %+v", times, c)
 				}
@@ -227,7 +223,7 @@ func TestInterfaceWithoutALinkLayer(t *testing.T) {
 	if took := time.Since(start); took < wait {
 		t.Errorf("an answer came after %s", took)
 	}
-	await(t, func() error { return d.count().agree() })
+	d.settle()
 }
 
 // udpPacket has no UDP checksum, which IPv4 allows.
