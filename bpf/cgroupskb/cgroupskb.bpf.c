@@ -14,6 +14,7 @@
  * leaves the machine.
  */
 #include "../include/abi.h"
+#include "../include/corrupt.h"
 #include "../include/decision.h"
 #include "../include/delay.h"
 #include "../include/dice.h"
@@ -38,7 +39,8 @@ struct fl_config {
 	__u32 fault;
 	/* Count what would be hit, hit nothing. */
 	__u32 observe;
-	__u32 pad;
+	/* Leave the checksum of a damaged packet as it was. */
+	__u32 wrong;
 };
 _Static_assert(sizeof(struct fl_config) == 200, "known to Go");
 
@@ -73,6 +75,8 @@ struct choice {
 	__u64 ordinal;
 	/* How long it waits, ns; only with EFFECT_HOLD and EFFECT_SHAPE. */
 	__u64 hold;
+	/* Where it can be damaged; only with EFFECT_CORRUPT. */
+	struct fl_payload payload;
 };
 
 /*
@@ -139,6 +143,9 @@ static __always_inline int chosen(struct __sk_buff *skb, int egress, __u32 effec
 		return 0;
 	if (!filter_matches(&config->filter, &choice->packet, egress))
 		return 0;
+	if (effect & EFFECT_CORRUPT &&
+	    !find_payload(skb, &choice->packet, &choice->payload))
+		return 0;
 	if (!pulse_is_on(&config->dice, now - start))
 		return 0;
 	count(matched);
@@ -160,9 +167,14 @@ static __always_inline int mark_egress(struct __sk_buff *skb, __u32 effect)
 	/* What another fault of the run lets vanish never comes here. */
 	if (before && before->effects & EFFECT_LOSE)
 		return PASS;
-	if (chosen(skb, 1, effect, &choice))
-		decide(skb, config->run, config->fault, choice.ordinal, effect,
-		       choice.hold);
+	if (!chosen(skb, 1, effect, &choice))
+		return PASS;
+	if (effect & EFFECT_CORRUPT &&
+	    choose_bit(skb, &choice.packet, &choice.payload, config->dice.seed, choice.ordinal))
+		return PASS;
+	decide(skb, config->run, config->fault, choice.ordinal, effect, choice.hold);
+	if (effect & EFFECT_CORRUPT)
+		decide_damage(skb, config->run, config->fault, choice.payload.bit, config->wrong);
 	return PASS;
 }
 
@@ -188,6 +200,12 @@ SEC("cgroup_skb/egress")
 int fl_dup_egress(struct __sk_buff *skb)
 {
 	return mark_egress(skb, EFFECT_DUPLICATE);
+}
+
+SEC("cgroup_skb/egress")
+int fl_flip_egress(struct __sk_buff *skb)
+{
+	return mark_egress(skb, EFFECT_CORRUPT);
 }
 
 SEC("cgroup_skb/egress")

@@ -56,7 +56,7 @@ type ObjectsFlConfig struct {
 	Run     uint32
 	Fault   uint32
 	Observe uint32
-	Pad     uint32
+	Wrong   uint32
 }
 
 type ObjectsFlDecision struct {
@@ -66,7 +66,15 @@ type ObjectsFlDecision struct {
 	Mark      uint32
 	Faults    uint32
 	Effects   uint32
-	Pad       uint32
+	Damage    uint32
+	Place     struct {
+		_         structs.HostLayout
+		Network   uint8
+		Protocol  uint8
+		Fragment  uint16
+		Transport uint16
+		Payload   uint16
+	}
 }
 
 type ObjectsFlDelayTable struct {
@@ -153,6 +161,7 @@ const (
 	ObjectsProgFlDropEgress  = "fl_drop_egress"
 	ObjectsProgFlDropIngress = "fl_drop_ingress"
 	ObjectsProgFlDupEgress   = "fl_dup_egress"
+	ObjectsProgFlFlipEgress  = "fl_flip_egress"
 	ObjectsProgFlHoldEgress  = "fl_hold_egress"
 	ObjectsProgFlLoseEgress  = "fl_lose_egress"
 	ObjectsProgFlShapeEgress = "fl_shape_egress"
@@ -204,6 +213,7 @@ type ObjectsProgramSpecs struct {
 	FlDropEgress  *ebpf.ProgramSpec `ebpf:"fl_drop_egress"`
 	FlDropIngress *ebpf.ProgramSpec `ebpf:"fl_drop_ingress"`
 	FlDupEgress   *ebpf.ProgramSpec `ebpf:"fl_dup_egress"`
+	FlFlipEgress  *ebpf.ProgramSpec `ebpf:"fl_flip_egress"`
 	FlHoldEgress  *ebpf.ProgramSpec `ebpf:"fl_hold_egress"`
 	FlLoseEgress  *ebpf.ProgramSpec `ebpf:"fl_lose_egress"`
 	FlShapeEgress *ebpf.ProgramSpec `ebpf:"fl_shape_egress"`
@@ -299,6 +309,7 @@ type ObjectsPrograms struct {
 	FlDropEgress  *ebpf.Program `ebpf:"fl_drop_egress"`
 	FlDropIngress *ebpf.Program `ebpf:"fl_drop_ingress"`
 	FlDupEgress   *ebpf.Program `ebpf:"fl_dup_egress"`
+	FlFlipEgress  *ebpf.Program `ebpf:"fl_flip_egress"`
 	FlHoldEgress  *ebpf.Program `ebpf:"fl_hold_egress"`
 	FlLoseEgress  *ebpf.Program `ebpf:"fl_lose_egress"`
 	FlShapeEgress *ebpf.Program `ebpf:"fl_shape_egress"`
@@ -309,6 +320,7 @@ func (p *ObjectsPrograms) Close() error {
 		p.FlDropEgress,
 		p.FlDropIngress,
 		p.FlDupEgress,
+		p.FlFlipEgress,
 		p.FlHoldEgress,
 		p.FlLoseEgress,
 		p.FlShapeEgress,

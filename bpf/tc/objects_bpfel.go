@@ -20,7 +20,29 @@ type ObjectsFlDecision struct {
 	Mark      uint32
 	Faults    uint32
 	Effects   uint32
-	Pad       uint32
+	Damage    uint32
+	Place     struct {
+		_         structs.HostLayout
+		Network   uint8
+		Protocol  uint8
+		Fragment  uint16
+		Transport uint16
+		Payload   uint16
+	}
+}
+
+type ObjectsFlDiceState struct {
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Bad     uint32
+	Last    uint32
+	Pad     uint32
+	Ordinal uint64
+	Hits    uint64
+	Sampled uint64
 }
 
 type ObjectsFlLease struct {
@@ -43,6 +65,7 @@ const (
 	ObjectsMapFlDecisions  = "fl_decisions"
 	ObjectsMapFlDone       = "fl_done"
 	ObjectsMapFlLease      = "fl_lease"
+	ObjectsMapFlState      = "fl_state"
 	ObjectsMapFlTargets    = "fl_targets"
 	ObjectsProgFlClsEgress = "fl_cls_egress"
 	ObjectsProgFlClsHold   = "fl_cls_hold"
@@ -106,6 +129,7 @@ type ObjectsMapSpecs struct {
 	FlDecisions *ebpf.MapSpec `ebpf:"fl_decisions"`
 	FlDone      *ebpf.MapSpec `ebpf:"fl_done"`
 	FlLease     *ebpf.MapSpec `ebpf:"fl_lease"`
+	FlState     *ebpf.MapSpec `ebpf:"fl_state"`
 	FlTargets   *ebpf.MapSpec `ebpf:"fl_targets"`
 }
 
@@ -139,6 +163,7 @@ type ObjectsMaps struct {
 	FlDecisions *ebpf.Map `ebpf:"fl_decisions"`
 	FlDone      *ebpf.Map `ebpf:"fl_done"`
 	FlLease     *ebpf.Map `ebpf:"fl_lease"`
+	FlState     *ebpf.Map `ebpf:"fl_state"`
 	FlTargets   *ebpf.Map `ebpf:"fl_targets"`
 }
 
@@ -147,6 +172,7 @@ func (m *ObjectsMaps) Close() error {
 		m.FlDecisions,
 		m.FlDone,
 		m.FlLease,
+		m.FlState,
 		m.FlTargets,
 	)
 }

@@ -13,6 +13,7 @@
  * had and the time when it may leave, and waits in the fq qdisc.
  */
 #include "../include/abi.h"
+#include "../include/damage.h"
 #include "../include/decision.h"
 #include "../include/lease.h"
 #include "../include/packet.h"
@@ -98,6 +99,16 @@ static __always_inline enum fate replace(struct __sk_buff *skb,
 	return error ? DROPPED : VANISHES;
 }
 
+/* What a large segment is cut to. */
+static __noinline enum fl_hit cut(struct __sk_buff *skb, struct fl_decision *decision)
+{
+	if (find_place(skb, &decision->place))
+		return NOT_HIT;
+	if (decision->effects & EFFECT_CUT_HIT)
+		return damage_wrong(skb, &decision->place, decision->damage);
+	return cut_first(skb, &decision->place);
+}
+
 /* The packet goes on itself, with its socket. */
 static __always_inline enum fate let_go(struct __sk_buff *skb,
 					struct fl_decision *decision)
@@ -106,6 +117,8 @@ static __always_inline enum fate let_go(struct __sk_buff *skb,
 
 	if (decision->effects & EFFECT_DUPLICATE && send_copy(skb) < 0)
 		fate = SPARED;
+	if (decision->effects & EFFECT_CUT_REST && cut(skb, decision) == RUINED)
+		fate = DROPPED;
 	skb->mark = decision->mark;
 	if (decision->effects & EFFECT_SHAPE)
 		skb->tstamp = decision->departure;
@@ -116,18 +129,65 @@ static __always_inline enum fate let_go(struct __sk_buff *skb,
 static __always_inline enum fate send_off(struct __sk_buff *skb,
 					  struct fl_decision *decision)
 {
+	__u32 effects = decision->effects;
+
 	/* No copy has a socket: somebody else's has set this mark. */
 	if (bpf_skb_cgroup_id(skb))
 		return GOES_ON;
+	if (effects & (EFFECT_CUT_HIT | EFFECT_CUT_REST)) {
+		enum fl_hit hit = cut(skb, decision);
+
+		if (hit == RUINED || (hit != HIT && effects & EFFECT_CUT_HIT))
+			return DROPPED;
+		/* Tells who waits for it. */
+		decision->effects &= ~EFFECT_CUT_HIT;
+	}
 	skb->mark = decision->mark;
-	if (decision->effects & (EFFECT_HOLD | EFFECT_SHAPE))
+	if (effects & (EFFECT_HOLD | EFFECT_SHAPE))
 		skb->tstamp = decision->departure;
 	return GOES_ON;
 }
 
+/* Sends the part of a large segment that is hit, alone. */
+static __always_inline long send_hit(struct __sk_buff *skb, struct fl_decision *decision)
+{
+	long error;
+
+	decision->effects |= EFFECT_CUT_HIT;
+	error = send_copy(skb);
+	if (decision->effects & EFFECT_CUT_HIT)
+		error = -1;
+	decision->effects &= ~EFFECT_CUT_HIT;
+	return error;
+}
+
+/*
+ * Damages the packet itself, so that whatever copies it has are damaged too. A
+ * large segment that others cut up has its checksums made by them, and none of
+ * them wrong: its first part is sent before it.
+ */
+static __noinline enum fl_hit corrupt(struct __sk_buff *skb, struct fl_decision *decision)
+{
+	__u32 damage = decision->damage;
+
+	if (find_place(skb, &decision->place))
+		return NOT_HIT;
+	if (!(damage & DAMAGE_WRONG))
+		return damage_right(skb, &decision->place, damage);
+	if (!skb->gso_size)
+		return damage_wrong(skb, &decision->place, damage);
+	/* The parts of UDP have to come from its own socket (UDP_SEGMENT). */
+	if (decision->place.protocol != IPPROTO_TCP || send_hit(skb, decision))
+		return NOT_HIT;
+	if (decision->effects & EFFECT_DUPLICATE)
+		send_hit(skb, decision);
+	decision->effects |= EFFECT_CUT_REST;
+	return HIT;
+}
+
 /* Does what was decided about a packet of the target. */
 static __always_inline enum fate carry_out(struct __sk_buff *skb,
-					   struct fl_decision *decision)
+					   struct fl_decision *decision, __u32 *faults)
 {
 	__u64 now;
 
@@ -136,6 +196,15 @@ static __always_inline enum fate carry_out(struct __sk_buff *skb,
 	/* TCP and SO_TXTIME may want it to leave later than now. */
 	now = bpf_ktime_get_ns();
 	decision->departure = decision->hold + (skb->tstamp > now ? skb->tstamp : now);
+	if (decision->effects & EFFECT_CORRUPT) {
+		enum fl_hit hit = corrupt(skb, decision);
+
+		if (hit == RUINED)
+			return DROPPED;
+		if (hit == NOT_HIT)
+			*faults &= ~(1U << (decision->damage >> DAMAGE_FAULT_SHIFT &
+					    (FAULTS_MAX - 1)));
+	}
 	if (decision->effects & EFFECT_HOLD)
 		return replace(skb, decision);
 	return let_go(skb, decision);
@@ -163,7 +232,7 @@ static __always_inline enum fate fate_of(struct __sk_buff *skb)
 			skb->mark = decision->mark;
 		return GOES_ON;
 	}
-	fate = carry_out(skb, decision);
+	fate = carry_out(skb, decision, &faults);
 	/* A datagram was chosen as a whole, and leaves in pieces: it is
 	 * counted with the first. */
 	if ((fate == GOES_ON || fate == VANISHES) &&

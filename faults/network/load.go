@@ -173,6 +173,9 @@ func (p *plan) config(run, number uint32) cgroupskb.ObjectsFlConfig {
 	if p.shape != nil {
 		config.Shape.ByteTime, config.Shape.Burst = p.shape.byteTime(), uint64(p.shape.full())
 	}
+	if p.wrong {
+		config.Wrong = 1
+	}
 	config.Filter.Flags, config.Filter.Protocol = p.filterFlags(), filterProtocol(p.filter.protocol)
 	if p.req.Observe {
 		config.Observe = 1

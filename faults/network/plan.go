@@ -23,7 +23,7 @@ import (
 
 // Kinds are all of the family, in the order of the contract.
 func Kinds() []fault.Kind {
-	return []fault.Kind{Loss(), Partition(), Latency(), Duplicate(), corrupt(), reorder(), Bandwidth()}
+	return []fault.Kind{Loss(), Partition(), Latency(), Duplicate(), Corrupt(), reorder(), Bandwidth()}
 }
 
 // Limits of bpf/tc.
@@ -47,6 +47,8 @@ type plan struct {
 	// when they are not.
 	delay *dice.Delay
 	shape *shape
+	// wrong: packets are damaged, and their checksums left as they were.
+	wrong bool
 	// queue is what the fq qdisc has to be able to hold; nil when nothing waits.
 	queue *qdisc.Params
 	// hook does at the interface what the cgroup's hook decided; nil when that

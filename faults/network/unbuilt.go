@@ -28,21 +28,6 @@ func held() []fault.Mechanism {
 	}
 }
 
-func corrupt() fault.Kind {
-	return fault.Kind{
-		Name:       "networkCorrupt",
-		Summary:    "flips bits in packets",
-		Scope:      fault.ScopeCgroup,
-		Mechanisms: held(),
-		Example: `target: {cgroup: /shop/checkout}
-networkCorrupt: {percent: 1}
-duration: 60s`,
-		Validate: func(spec *v1.Fault) []fault.Problem {
-			return validateShare(spec, "networkCorrupt", spec.GetNetworkCorrupt(), "packets are corrupted")
-		},
-	}
-}
-
 func reorder() fault.Kind {
 	return fault.Kind{
 		Name:       "networkReorder",

@@ -19,15 +19,20 @@ import (
 	"faultline.dev/faultline/faults/fault"
 )
 
-// Traffic are the workloads of UDPPair, TCPPair and DelayPair, for Main.
+// Traffic are the workloads of UDPPair, TCPPair, DelayPair, ContentPair and
+// StreamPair, for Main.
 func Traffic() map[string]Workload {
 	return map[string]Workload{
-		"udp-send":      udpSend,
-		"udp-receive":   udpReceive,
-		"tcp-serve":     tcpServe,
-		"tcp-send":      tcpSend,
-		"stamp-send":    stampSend,
-		"stamp-receive": stampReceive,
+		"udp-send":        udpSend,
+		"udp-receive":     udpReceive,
+		"tcp-serve":       tcpServe,
+		"tcp-send":        tcpSend,
+		"stamp-send":      stampSend,
+		"stamp-receive":   stampReceive,
+		"content-send":    contentSend,
+		"content-receive": contentReceive,
+		"stream-send":     streamSend,
+		"stream-receive":  streamReceive,
 	}
 }
 

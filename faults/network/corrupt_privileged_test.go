@@ -1,0 +1,188 @@
+//go:build linux && privileged
+
+package network_test
+
+import (
+	"bytes"
+	"testing"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults/dice"
+	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/network"
+	"faultline.dev/faultline/test/env"
+)
+
+// damaged flips a bit in some of the packets to the ports 7000 to 7009.
+func damaged(percent float64, checksum v1.NetworkCorrupt_Checksum) *v1.Fault {
+	return &v1.Fault{
+		Filter: &v1.Filter{Ports: []string{"7000-7009"}},
+		Fault:  &v1.Fault_NetworkCorrupt{NetworkCorrupt: &v1.NetworkCorrupt{Percent: percent, Checksum: checksum}},
+	}
+}
+
+// sizes of datagrams: without payload, too short for what the programs take off
+// for a moment, odd, as large as the MTU allows, in fragments, and larger than
+// the programs can enlarge a packet.
+var sizes = []int{0, 1, 2, 3, 26, 27, 28, 46, 47, 100, 101, 1000, 1452, 1472, 1473, 4000, 20000}
+
+// sumErrors are the counters of a namespace for packets with a wrong checksum.
+var sumErrors = []string{"Udp InCsumErrors", "Udp6InCsumErrors", "Tcp InCsumErrors"}
+
+func countSumErrors(n *env.Namespace) (sum int) {
+	for _, name := range sumErrors {
+		sum += n.SNMP(name)
+	}
+	return sum
+}
+
+// Those packets are damaged that the seed says, and in the bit that it says: what
+// the receiver gets when the checksum is right, and what its kernel drops and
+// counts when it is wrong.
+func TestDamageIsThatOfTheSeed(t *testing.T) {
+	const rounds = 20
+	for _, checksum := range []v1.NetworkCorrupt_Checksum{v1.NetworkCorrupt_RIGHT, v1.NetworkCorrupt_WRONG} {
+		for _, mechanism := range []string{"tcx", "cls_bpf"} {
+			t.Run(checksum.String()+"/"+mechanism, func(t *testing.T) {
+				f := newFixture(t, network.Corrupt(), mechanism)
+				count := rounds * len(sizes)
+				between := func(from, to *env.Namespace, sender fault.Cgroup, address string) env.ContentPair {
+					return env.NewContentPair(t, from, to, sender, f.neighbour, address, count, sizes...)
+				}
+				a, b := f.network.A, f.network.B
+				other := between(a, b, f.neighbour, env.AddressB+":7003")
+				routes := []struct {
+					name string
+					pair env.ContentPair
+					at   *env.Namespace
+				}{
+					{"IPv4", between(a, b, f.target, env.AddressB+":7000"), b},
+					{"IPv6", between(a, b, f.target, "["+env.Address6B+"]:7001"), b},
+					{"loopback", between(a, a, f.target, "127.0.0.1:7002"), a},
+					{"loopback IPv6", between(a, a, f.target, "[::1]:7004"), a},
+				}
+				spec := damaged(30, checksum)
+				spec.Mechanism = mechanism
+				injection := f.inject(network.Corrupt(), spec)
+				if _, came := other.Exchange(); !equal(came, other.Sent()) {
+					t.Error("the neighbour's packets are not as they were sent")
+				}
+				seed := newDamage(spec)
+				for _, r := range routes {
+					before := countSumErrors(r.at)
+					want, hits := seed.of(r.pair.Sent(), checksum)
+					sent, came := r.pair.Exchange()
+					if sent.Errors > 0 {
+						t.Errorf("%s: %d of the sends failed: %s", r.name, sent.Errors, sent.First)
+					}
+					compare(t, r.name, came, want)
+					if checksum == v1.NetworkCorrupt_RIGHT {
+						hits = 0
+					}
+					if errors := countSumErrors(r.at) - before; errors != hits {
+						t.Errorf("%s: %d packets with a wrong checksum, want %d", r.name, errors, hits)
+					}
+				}
+				injection.End()
+				f.counted(injection, fault.Counters{Matched: seed.matched, Injected: seed.injected})
+			})
+		}
+	}
+}
+
+// damage repeats what the programs do.
+type damage struct {
+	sequence          *dice.Sequence
+	matched, injected uint64
+}
+
+func newDamage(spec *v1.Fault) *damage {
+	config := dice.New(seed, spec)
+	config.Share(spec.GetNetworkCorrupt())
+	return &damage{sequence: dice.NewSequence(config)}
+}
+
+// of returns what arrives, and how many were hit.
+func (d *damage) of(sent [][]byte, checksum v1.NetworkCorrupt_Checksum) (arrive [][]byte, hits int) {
+	for _, content := range sent {
+		if len(content) > 0 {
+			hit := d.sequence.Next()
+			d.matched++
+			if hit {
+				d.injected++
+				hits++
+				bit := dice.Bit(seed, d.matched-1, len(content))
+				content[bit/8] ^= 1 << (bit % 8)
+			}
+			if hit && checksum == v1.NetworkCorrupt_WRONG {
+				continue
+			}
+		}
+		arrive = append(arrive, content)
+	}
+	return arrive, hits
+}
+
+func equal(a, b [][]byte) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if !bytes.Equal(a[i], b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// compare says where the first difference is.
+func compare(t *testing.T, name string, came, want [][]byte) {
+	t.Helper()
+	if len(came) != len(want) {
+		t.Errorf("%s: %d datagrams came, want %d", name, len(came), len(want))
+	}
+	for i := range min(len(came), len(want)) {
+		if bytes.Equal(came[i], want[i]) {
+			continue
+		}
+		t.Errorf("%s: datagram %d, of %d bytes, is not the one of %d bytes that was expected", name, i, len(came[i]), len(want[i]))
+		return
+	}
+}
+
+// A stream comes through whole where the checksum gives the damage away, with as
+// many wrong bits as packets were hit where it does not. What is sent again is
+// not damaged by what was done to it before.
+func TestStreamIsDamagedOrSentAgain(t *testing.T) {
+	const size = 4 << 20
+	for _, checksum := range []v1.NetworkCorrupt_Checksum{v1.NetworkCorrupt_RIGHT, v1.NetworkCorrupt_WRONG} {
+		for _, address := range []string{env.AddressB, "[" + env.Address6B + "]"} {
+			t.Run(checksum.String()+"/"+address, func(t *testing.T) {
+				f := newFixture(t, network.Corrupt(), "cls_bpf")
+				pair := env.NewStreamPair(t, f.network, f.target, f.neighbour, address+":7000", size)
+				spec := damaged(20, checksum)
+				spec.Mechanism = "cls_bpf"
+				injection := f.inject(network.Corrupt(), spec)
+				before := countSumErrors(f.network.B)
+				sent, came := pair.Exchange()
+				injection.End()
+				if sent.Errors > 0 || came.Error != "" {
+					t.Fatalf("sending: %s; receiving: %s", sent.First, came.Error)
+				}
+				if came.Bytes != size {
+					t.Errorf("%d bytes came, want %d", came.Bytes, size)
+				}
+				counters := injection.Count()
+				errors := countSumErrors(f.network.B) - before
+				t.Logf("%+v, %d wrong checksums, %+v", counters, errors, came)
+				flipped := int(counters.Injected)
+				if checksum == v1.NetworkCorrupt_WRONG {
+					flipped, errors = 0, errors-flipped
+				}
+				if counters.Injected == 0 || counters.Missed > 0 || came.Flipped != flipped || errors != 0 {
+					t.Errorf("%d bits are wrong, want %d; %d packets too many with a wrong checksum; %+v", came.Flipped, flipped, errors, counters)
+				}
+			})
+		}
+	}
+}
