@@ -36,12 +36,14 @@ _Static_assert((CORRUPT_BYTES_MAX + 60) * 8 <= DAMAGE_BIT, "the last bit");
 /* The bits are drawn apart from the dice of the same seed. */
 #define CORRUPT_SALT 0xa0761d6478bd642fULL
 
+/* No bit: above all of DAMAGE_BIT and DAMAGE_WAS_SET. */
+#define NO_BIT (~0U)
+
 struct fl_payload {
-	/* From the transport header, and how long it is. */
+	/* From the transport header. */
 	__u32 start;
+	/* Of what can be hit. */
 	__u32 length;
-	/* As in fl_decision.damage, without the rest of it. */
-	__u32 bit;
 };
 
 /* Header length by protocol; 0 for those that are not known. */
@@ -97,25 +99,6 @@ static __always_inline __u32 bit_at(__u64 seed, __u64 ordinal, __u32 length)
 	__u64 random = random_at(seed ^ CORRUPT_SALT, ordinal, 0);
 
 	return random * (length * 8) >> 32;
-}
-
-/*
- * At the cgroup's hook, where a packet begins with its network header. Returns 0
- * when the bit could be looked at.
- */
-static __always_inline long choose_bit(struct __sk_buff *skb, const struct fl_packet *packet,
-				       struct fl_payload *payload, __u64 seed, __u64 ordinal)
-{
-	__u32 bit = payload->start * 8 + bit_at(seed, ordinal, payload->length);
-	__u8 byte;
-
-	/* The payload is seldom where load_net reads. */
-	if (bpf_skb_load_bytes(skb, packet->transport + bit / 8, &byte, 1))
-		return -1;
-	payload->bit = bit;
-	if (byte >> (bit & 7) & 1)
-		payload->bit |= DAMAGE_WAS_SET;
-	return 0;
 }
 
 /* Adds to what was decided about a packet which bit of it is flipped. */

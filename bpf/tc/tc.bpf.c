@@ -185,14 +185,23 @@ static __noinline enum fl_hit corrupt(struct __sk_buff *skb, struct fl_decision 
 	return HIT;
 }
 
+/* The packet was to be damaged, and is not: the others have hit it. */
+static __always_inline void not_damaged(struct fl_decision *decision, __u32 *faults)
+{
+	if (decision->effects & EFFECT_CORRUPT)
+		*faults &= ~(1U << (decision->damage >> DAMAGE_FAULT_SHIFT & (FAULTS_MAX - 1)));
+}
+
 /* Does what was decided about a packet of the target. */
 static __always_inline enum fate carry_out(struct __sk_buff *skb,
 					   struct fl_decision *decision, __u32 *faults)
 {
 	__u64 now;
 
-	if (decision->effects & EFFECT_LOSE)
+	if (decision->effects & EFFECT_LOSE) {
+		not_damaged(decision, faults);
 		return VANISHES;
+	}
 	/* TCP and SO_TXTIME may want it to leave later than now. */
 	now = bpf_ktime_get_ns();
 	decision->departure = decision->hold + (skb->tstamp > now ? skb->tstamp : now);
@@ -202,8 +211,7 @@ static __always_inline enum fate carry_out(struct __sk_buff *skb,
 		if (hit == RUINED)
 			return DROPPED;
 		if (hit == NOT_HIT)
-			*faults &= ~(1U << (decision->damage >> DAMAGE_FAULT_SHIFT &
-					    (FAULTS_MAX - 1)));
+			not_damaged(decision, faults);
 	}
 	if (decision->effects & EFFECT_HOLD)
 		return replace(skb, decision);

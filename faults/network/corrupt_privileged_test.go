@@ -4,7 +4,9 @@ package network_test
 
 import (
 	"bytes"
+	"slices"
 	"testing"
+	"time"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/dice"
@@ -12,6 +14,8 @@ import (
 	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/test/env"
 )
+
+var checksums = []v1.NetworkCorrupt_Checksum{v1.NetworkCorrupt_RIGHT, v1.NetworkCorrupt_WRONG}
 
 // damaged flips a bit in some of the packets to the ports 7000 to 7009.
 func damaged(percent float64, checksum v1.NetworkCorrupt_Checksum) *v1.Fault {
@@ -40,8 +44,8 @@ func countSumErrors(n *env.Namespace) (sum int) {
 // the receiver gets when the checksum is right, and what its kernel drops and
 // counts when it is wrong.
 func TestDamageIsThatOfTheSeed(t *testing.T) {
-	const rounds = 20
-	for _, checksum := range []v1.NetworkCorrupt_Checksum{v1.NetworkCorrupt_RIGHT, v1.NetworkCorrupt_WRONG} {
+	const rounds = 8
+	for _, checksum := range checksums {
 		for _, mechanism := range []string{"tcx", "cls_bpf"} {
 			t.Run(checksum.String()+"/"+mechanism, func(t *testing.T) {
 				f := newFixture(t, network.Corrupt(), mechanism)
@@ -155,34 +159,119 @@ func compare(t *testing.T, name string, came, want [][]byte) {
 // not damaged by what was done to it before.
 func TestStreamIsDamagedOrSentAgain(t *testing.T) {
 	const size = 4 << 20
-	for _, checksum := range []v1.NetworkCorrupt_Checksum{v1.NetworkCorrupt_RIGHT, v1.NetworkCorrupt_WRONG} {
-		for _, address := range []string{env.AddressB, "[" + env.Address6B + "]"} {
-			t.Run(checksum.String()+"/"+address, func(t *testing.T) {
-				f := newFixture(t, network.Corrupt(), "cls_bpf")
-				pair := env.NewStreamPair(t, f.network, f.target, f.neighbour, address+":7000", size)
-				spec := damaged(20, checksum)
-				spec.Mechanism = "cls_bpf"
-				injection := f.inject(network.Corrupt(), spec)
-				before := countSumErrors(f.network.B)
-				sent, came := pair.Exchange()
-				injection.End()
-				if sent.Errors > 0 || came.Error != "" {
-					t.Fatalf("sending: %s; receiving: %s", sent.First, came.Error)
-				}
-				if came.Bytes != size {
-					t.Errorf("%d bytes came, want %d", came.Bytes, size)
-				}
+	for _, checksum := range checksums {
+		t.Run(checksum.String(), func(t *testing.T) {
+			f := newFixture(t, network.Corrupt(), "auto")
+			for _, address := range []string{env.AddressB + ":7000", "[" + env.Address6B + "]:7001"} {
+				injection, errors := f.stream(address, size, damaged(5, checksum))
 				counters := injection.Count()
-				errors := countSumErrors(f.network.B) - before
-				t.Logf("%+v, %d wrong checksums, %+v", counters, errors, came)
-				flipped := int(counters.Injected)
-				if checksum == v1.NetworkCorrupt_WRONG {
-					flipped, errors = 0, errors-flipped
+				hits := int(counters.Injected)
+				if hits == 0 || counters.Missed > 0 {
+					t.Errorf("%s: the kernel counted %+v", address, counters)
 				}
-				if counters.Injected == 0 || counters.Missed > 0 || came.Flipped != flipped || errors != 0 {
-					t.Errorf("%d bits are wrong, want %d; %d packets too many with a wrong checksum; %+v", came.Flipped, flipped, errors, counters)
+				want := map[v1.NetworkCorrupt_Checksum]damages{
+					v1.NetworkCorrupt_RIGHT: {flipped: hits},
+					v1.NetworkCorrupt_WRONG: {sumErrors: hits},
+				}[checksum]
+				if errors != want {
+					t.Errorf("%s: %+v, want %+v", address, errors, want)
 				}
-			})
-		}
+			}
+		})
+	}
+}
+
+// damages are what the receiver of a stream saw.
+type damages struct{ flipped, sumErrors int }
+
+// stream sends a stream under a fault, which ends with it. All of it has to come.
+func (f *fixture) stream(address string, size int, spec *v1.Fault) (*env.Injected, damages) {
+	f.t.Helper()
+	pair := env.NewStreamPair(f.t, f.network, f.target, f.neighbour, address, size)
+	injection := f.inject(network.Corrupt(), spec)
+	before := countSumErrors(f.network.B)
+	sent, came := pair.Exchange()
+	injection.End()
+	if sent.Errors > 0 || came.Error != "" {
+		f.t.Fatalf("sending: %s; receiving: %s", sent.First, came.Error)
+	}
+	if came.Bytes != size {
+		f.t.Errorf("%d bytes came, want %d", came.Bytes, size)
+	}
+	return injection, damages{came.Flipped, countSumErrors(f.network.B) - before}
+}
+
+// A packet that is sent twice is damaged twice: otherwise the damage would be
+// hidden from whoever takes the first that is whole.
+func TestDamageOfWhatIsSentTwice(t *testing.T) {
+	const rounds = 8
+	f := newFixture(t, network.Corrupt(), "auto")
+	f.run = &fault.Commons{}
+	doubling := twice(100, 0)
+	doubling.Filter = damaged(0, 0).GetFilter()
+	double := f.inject(network.Duplicate(), doubling)
+
+	// Of a datagram in fragments each is sent twice, which makes it once.
+	whole := sizes[:slices.Index(sizes, 1473)]
+	pair := env.NewContentPair(t, f.network.A, f.network.B, f.target, f.neighbour, env.AddressB+":7000", rounds*len(whole), whole...)
+	spec := damaged(30, v1.NetworkCorrupt_RIGHT)
+	injection := f.inject(network.Corrupt(), spec)
+	seed := newDamage(spec)
+	want, _ := seed.of(pair.Sent(), v1.NetworkCorrupt_RIGHT)
+	_, came := pair.Exchange()
+	injection.End()
+	compare(t, "RIGHT", came, doubled(want))
+	f.counted(injection, fault.Counters{Matched: seed.matched, Injected: seed.injected})
+
+	injection, errors := f.stream(env.AddressB+":7001", 2<<20, damaged(5, v1.NetworkCorrupt_WRONG))
+	counters := injection.Count()
+	if hits := int(counters.Injected); hits == 0 || counters.Missed > 0 || errors != (damages{sumErrors: 2 * hits}) {
+		t.Errorf("%+v, of packets that were hit %+v", errors, counters)
+	}
+	double.End()
+	if counters := double.Count(); counters.Missed > 0 {
+		t.Errorf("of the packets that were to be sent twice the kernel counted %+v", counters)
+	}
+}
+
+func doubled(list [][]byte) (all [][]byte) {
+	for _, one := range list {
+		all = append(all, one, one)
+	}
+	return all
+}
+
+// What is held is damaged, with its parts in their order.
+func TestDamageOfWhatIsHeld(t *testing.T) {
+	const (
+		rounds = 8
+		delay  = 20 * time.Millisecond
+	)
+	f := newFixture(t, network.Latency(), "cls_bpf_fq")
+	f.run = &fault.Commons{}
+	latency := late(delay)
+	latency.Filter = damaged(0, 0).GetFilter()
+	held := f.inject(network.Latency(), latency)
+
+	// What leaves in fragments could overtake others in fq.
+	whole := sizes[:slices.Index(sizes, 1473)]
+	pair := env.NewContentPair(t, f.network.A, f.network.B, f.target, f.neighbour, env.AddressB+":7000", rounds*len(whole), whole...)
+	spec := damaged(30, v1.NetworkCorrupt_RIGHT)
+	injection := f.inject(network.Corrupt(), spec)
+	seed := newDamage(spec)
+	want, _ := seed.of(pair.Sent(), v1.NetworkCorrupt_RIGHT)
+	_, came := pair.Exchange()
+	injection.End()
+	compare(t, "RIGHT", came, want)
+	f.counted(injection, fault.Counters{Matched: seed.matched, Injected: seed.injected})
+
+	injection, errors := f.stream(env.AddressB+":7001", 2<<20, damaged(5, v1.NetworkCorrupt_WRONG))
+	counters := injection.Count()
+	if hits := int(counters.Injected); hits == 0 || counters.Missed > 0 || errors != (damages{sumErrors: hits}) {
+		t.Errorf("%+v, of packets that were hit %+v", errors, counters)
+	}
+	held.End()
+	if counters := held.Count(); counters.Missed > 0 || counters.Injected != counters.Matched {
+		t.Errorf("of the packets that were to be held the kernel counted %+v", counters)
 	}
 }
