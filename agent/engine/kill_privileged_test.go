@@ -55,6 +55,7 @@ var scenarios = []scenario{
 	{"latency by cls_bpf_fq", needs(kernel.ClsBPF, kernel.FQ), oneFault("networkLatency: {delay: 20ms}, mechanism: cls_bpf_fq")},
 	{"pinned latency by tcx_fq", needs(kernel.TCX, kernel.FQ), oneFault("networkLatency: {delay: 20ms}, mechanism: tcx_fq, persistence: PINNED")},
 	{"pinned latency by cls_bpf_fq", needs(kernel.ClsBPF, kernel.FQ), oneFault("networkLatency: {delay: 20ms}, mechanism: cls_bpf_fq, persistence: PINNED")},
+	{"latency by netem", needs(kernel.Prio, kernel.Netem), oneFault("networkLatency: {delay: 20ms}, mechanism: netem")},
 	{"latency and loss", needs(kernel.ClsBPF, kernel.FQ), `steps:
   - faults:
     - {name: late, target: {cgroup: %[1]s}, duration: 200ms, networkLatency: {delay: 20ms}}
@@ -85,6 +86,9 @@ func newArena(t *testing.T) *arena {
 	t.Helper()
 	a := &arena{lab: newLab(t), paths: map[string]string{}}
 	for _, s := range scenarios {
+		if !strings.Contains(s.name, os.Getenv("FAULTLINE_SCENARIO")) {
+			continue
+		}
 		lacks := slices.IndexFunc(s.needs, func(c kernel.Capability) bool { return !a.engine.Prober.Probe(t.Context(), c).OK() })
 		if lacks >= 0 {
 			// That each kernel has what it should is the business of the
@@ -288,7 +292,8 @@ type death struct {
 var ofUndoing = []failpoint.Name{failpoint.Undoing, failpoint.Undone, failpoint.Noted, failpoint.RecordWritten, failpoint.QdiscRestored}
 
 // Every moment of every scenario, with the guard and without: a sample of them,
-// or all with FAULTLINE_DEATHS=100000.
+// or all with FAULTLINE_DEATHS=100000, and those only whose scenario's name has
+// FAULTLINE_SCENARIO in it.
 func TestDeathAtEveryMoment(t *testing.T) {
 	a := newArena(t)
 	var deaths []death
@@ -336,7 +341,7 @@ func TestDeathAtEveryMoment(t *testing.T) {
 		}
 	}
 	t.Logf("%d deaths: %v", died, reached)
-	if want < len(deaths) {
+	if want < len(deaths) || os.Getenv("FAULTLINE_SCENARIO") != "" {
 		return
 	}
 	for _, moment := range failpoint.All {

@@ -39,10 +39,14 @@ struct fl_config {
 	__u32 fault;
 	/* Count what would be hit, hit nothing. */
 	__u32 observe;
+	/* The class of a qdisc to which fl_steer_egress leads packets: its handle
+	 * and, from 1 on, its number. */
+	__u32 class;
 	/* Leave the checksum of a damaged packet as it was. */
 	__u32 wrong;
+	__u32 pad;
 };
-_Static_assert(sizeof(struct fl_config) == 200, "known to Go");
+_Static_assert(sizeof(struct fl_config) == 208, "known to Go");
 
 volatile const struct fl_config fl_config;
 
@@ -224,6 +228,26 @@ SEC("cgroup_skb/egress")
 int fl_dup_egress(struct __sk_buff *skb)
 {
 	return mark_egress(skb, EFFECT_DUPLICATE);
+}
+
+/*
+ * Where a qdisc of ours does it, and no program at the interface. The qdisc prio
+ * needs no filter for a packet whose priority is one of its classes.
+ */
+SEC("cgroup_skb/egress")
+int fl_steer_egress(struct __sk_buff *skb)
+{
+	const volatile struct fl_config *config = &fl_config;
+	struct fl_decision *before = decision_of(skb->mark, config->run);
+	struct choice choice;
+
+	if (before && before->effects & EFFECT_LOSE)
+		return PASS;
+	if (!chosen(skb, 1, 0, &choice))
+		return PASS;
+	skb->priority = config->class;
+	count(hit);
+	return PASS;
 }
 
 SEC("cgroup_skb/egress")

@@ -56,7 +56,9 @@ type ObjectsFlConfig struct {
 	Run     uint32
 	Fault   uint32
 	Observe uint32
+	Class   uint32
 	Wrong   uint32
+	Pad     uint32
 }
 
 type ObjectsFlDecision struct {
@@ -165,6 +167,7 @@ const (
 	ObjectsProgFlHoldEgress  = "fl_hold_egress"
 	ObjectsProgFlLoseEgress  = "fl_lose_egress"
 	ObjectsProgFlShapeEgress = "fl_shape_egress"
+	ObjectsProgFlSteerEgress = "fl_steer_egress"
 	ObjectsVarFlConfig       = "fl_config"
 )
 
@@ -217,6 +220,7 @@ type ObjectsProgramSpecs struct {
 	FlHoldEgress  *ebpf.ProgramSpec `ebpf:"fl_hold_egress"`
 	FlLoseEgress  *ebpf.ProgramSpec `ebpf:"fl_lose_egress"`
 	FlShapeEgress *ebpf.ProgramSpec `ebpf:"fl_shape_egress"`
+	FlSteerEgress *ebpf.ProgramSpec `ebpf:"fl_steer_egress"`
 }
 
 // ObjectsMapSpecs contains maps before they are loaded into the kernel.
@@ -313,6 +317,7 @@ type ObjectsPrograms struct {
 	FlHoldEgress  *ebpf.Program `ebpf:"fl_hold_egress"`
 	FlLoseEgress  *ebpf.Program `ebpf:"fl_lose_egress"`
 	FlShapeEgress *ebpf.Program `ebpf:"fl_shape_egress"`
+	FlSteerEgress *ebpf.Program `ebpf:"fl_steer_egress"`
 }
 
 func (p *ObjectsPrograms) Close() error {
@@ -324,6 +329,7 @@ func (p *ObjectsPrograms) Close() error {
 		p.FlHoldEgress,
 		p.FlLoseEgress,
 		p.FlShapeEgress,
+		p.FlSteerEgress,
 	)
 }
 

@@ -130,3 +130,19 @@ func (t DelayTable) most() int64 {
 	}
 	return int64(slices.Max(t.entries))
 }
+
+// Netem is the table as netem takes it, in parts of 8192; nil for none, and for
+// the even one, which netem needs no table for.
+func (t DelayTable) Netem() (numbers []int16) {
+	if t.shape == DelaySmooth && t.Size() <= 1 {
+		return nil
+	}
+	for i := range t.Size() {
+		entry := int64(t.entries[i])
+		if t.shape == DelaySmooth {
+			entry = (entry + int64(t.entries[i+1])) / 2
+		}
+		numbers = append(numbers, int16(min(max(entry/(1<<delayFraction/netemScale), netemLeast), netemMost)))
+	}
+	return numbers
+}

@@ -25,8 +25,10 @@ const (
 	TCX Capability = "tcx"
 	// ClsBPF: a cls_bpf filter on a clsact qdisc sees a packet.
 	ClsBPF Capability = "cls-bpf"
-	// FQ, Netem, TBF: the qdisc can be put on an interface (its module loads).
+	// FQ, Prio, Netem, TBF: the qdisc can be put on an interface (its module
+	// loads).
 	FQ    Capability = "fq"
+	Prio  Capability = "prio"
 	Netem Capability = "netem"
 	TBF   Capability = "tbf"
 	// IFB: an ifb interface can be made.
@@ -106,6 +108,7 @@ var catalogue = []capabilitySpec{
 	{TCX, "programs on an interface by tcx link", "Linux 6.6 with CONFIG_NET_XGRESS=y", plain(probeTCX)},
 	{ClsBPF, "programs on an interface by cls_bpf filter", "kernel modules cls_bpf and sch_ingress", plain(probeClsBPF)},
 	{FQ, "qdisc fq (holds packets until their departure time)", "kernel module sch_fq", plain(probeFQ)},
+	{Prio, "qdisc prio", "kernel module sch_prio", plain(probePrio)},
 	{Netem, "qdisc netem", "kernel module sch_netem (RHEL: package kernel-modules-extra; Ubuntu cloud images: linux-modules-extra)", plain(probeNetem)},
 	{TBF, "qdisc tbf", "kernel module sch_tbf", plain(probeTBF)},
 	{IFB, "ifb interfaces", "kernel module ifb (RHEL: package kernel-modules-extra)", plain(probeIFB)},

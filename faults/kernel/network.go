@@ -201,6 +201,10 @@ func probeFQ(*Prober) error {
 	return root("adding qdisc fq", func(a netlink.QdiscAttrs) netlink.Qdisc { return netlink.NewFq(a) })
 }
 
+func probePrio(*Prober) error {
+	return root("adding qdisc prio", func(a netlink.QdiscAttrs) netlink.Qdisc { return netlink.NewPrio(a) })
+}
+
 func probeNetem(*Prober) error {
 	return root("adding qdisc netem", func(a netlink.QdiscAttrs) netlink.Qdisc {
 		return netlink.NewNetem(a, netlink.NetemQdiscAttrs{Latency: 1000})

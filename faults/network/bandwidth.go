@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
@@ -33,8 +34,8 @@ func Bandwidth() fault.Kind {
 			},
 			{
 				Name:    mechanismTBF,
-				Summary: "cgroup_skb steers the packets into a class that holds a token bucket, behind a journal record; not built yet",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.TBF},
+				Summary: "cgroup_skb steers the packets into a class that holds tbf, behind a journal record; for a target with a network namespace of its own",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Prio, kernel.TBF},
 			},
 		},
 		Example: `target: {cgroup: /shop/checkout}
@@ -87,7 +88,7 @@ func planBandwidth(ctx context.Context, req fault.Request) (*fault.Plan, error) 
 	if err := p.onlyBuilt(); err != nil {
 		return nil, err
 	}
-	chosen, err := fault.Choose(ctx, req, Bandwidth(), mechanismTCXFQ, mechanismClsFQ)
+	chosen, err := p.choose(ctx, Bandwidth(), mechanismTCXFQ, mechanismClsFQ, mechanismTBF)
 	if err != nil {
 		return nil, err
 	}
@@ -96,8 +97,14 @@ func planBandwidth(ctx context.Context, req fault.Request) (*fault.Plan, error) 
 	if p.shape.burst == 0 {
 		p.shape.burst = usualBurst
 	}
-	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlShapeEgress, holding[chosen]
-	p.queue = &qdisc.Params{Delay: longestShaped}
+	if chosen == mechanismTBF {
+		p.emulate(qdisc.TokenBucket{
+			Rate: max(p.shape.rate/8, 1), Burst: uint32(min(p.shape.burst, math.MaxUint32)), Longest: longestShaped,
+		}, longestShaped)
+	} else {
+		p.egressProgram, p.hook = cgroupskb.ObjectsProgFlShapeEgress, holding[chosen]
+		p.queue = &qdisc.Params{Delay: longestShaped}
+	}
 	what := fmt.Sprintf("send no faster than %s, %s at once", units.FormatBitRate(limit.GetRate()), units.FormatBytes(p.shape.burst))
 	return p.finish(chosen, what)
 }

@@ -10,7 +10,8 @@ import (
 	"faultline.dev/faultline/faults/kernel"
 )
 
-// Corrupt is networkCorrupt: packets whose payload has a wrong bit.
+// Corrupt is networkCorrupt: packets whose payload has a wrong bit. netem is no
+// mechanism of it: it flips bits of headers too.
 func Corrupt() fault.Kind {
 	return fault.Kind{
 		Name:    "networkCorrupt",
@@ -26,11 +27,6 @@ func Corrupt() fault.Kind {
 				Name:    mechanismClsBPF,
 				Summary: sameByCls,
 				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.ClsBPF},
-			},
-			{
-				Name:    mechanismNetem,
-				Summary: "cgroup_skb steers the packets into a class that holds netem, behind a journal record; not built yet",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Netem},
 			},
 		},
 		Example: `target: {cgroup: /shop/checkout}

@@ -8,6 +8,7 @@ import (
 	"faultline.dev/faultline/bpf/cgroupskb"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/kernel"
+	"faultline.dev/faultline/faults/qdisc"
 )
 
 // Duplicate is networkDuplicate: packets that come twice.
@@ -29,8 +30,8 @@ func Duplicate() fault.Kind {
 			},
 			{
 				Name:    mechanismNetem,
-				Summary: "cgroup_skb steers the packets into a class that holds netem, behind a journal record; not built yet",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Netem},
+				Summary: "cgroup_skb steers the packets into a class that holds netem, behind a journal record; for a target with a network namespace of its own",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Prio, kernel.Netem},
 			},
 		},
 		Example: `target: {cgroup: /shop/checkout}
@@ -51,13 +52,16 @@ func planDuplicate(ctx context.Context, req fault.Request) (*fault.Plan, error) 
 	if err := p.onlyBuilt(); err != nil {
 		return nil, err
 	}
-	chosen, err := fault.Choose(ctx, req, Duplicate(), mechanismTCX, mechanismClsBPF)
+	chosen, err := p.choose(ctx, Duplicate(), mechanismTCX, mechanismClsBPF, mechanismNetem)
 	if err != nil {
 		return nil, err
 	}
 	duplicate := req.Spec.GetNetworkDuplicate()
 	p.dice.Share(duplicate)
 	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlDupEgress, passing[chosen]
+	if chosen == mechanismNetem {
+		p.emulate(qdisc.Netem{Duplicate: true}, 0)
+	}
 	return p.finish(chosen, describeShare("send %v %% of the packets twice", duplicate))
 }
 

@@ -26,7 +26,7 @@ type unhookFunc func(context.Context) error
 
 // hook does at an interface what was decided about marked packets.
 type hook struct {
-	// program is the name of its program in bpf/tc.
+	// program is the name of its program in bpf/tc; "" where a qdisc does it.
 	program string
 	way     way
 }
@@ -46,8 +46,9 @@ type way struct {
 }
 
 var (
-	byTCX = way{"attach program %s as a tcx link to egress", undoByKernel, attachTCX, true}
-	byCls = way{"add clsact, where it is missing, and a cls_bpf filter with program %s to egress", "journal", attachCls, false}
+	byTCX   = way{"attach program %s as a tcx link to egress", undoByKernel, attachTCX, true}
+	byQdisc = way{"", "", attachNothing, false}
+	byCls   = way{"add clsact, where it is missing, and a cls_bpf filter with program %s to egress", "journal", attachCls, false}
 )
 
 // The hooks by their mechanisms: where no packet waits, and where some do and
@@ -61,7 +62,14 @@ var (
 		mechanismTCXFQ: {tc.ObjectsProgFlTcxHold, byTCX},
 		mechanismClsFQ: {tc.ObjectsProgFlClsHold, byCls},
 	}
+	// emulating has no program at the interface.
+	emulating = &hook{"", byQdisc}
 )
+
+// attachNothing is for a qdisc that does all by itself.
+func attachNothing(context.Context, *egress, iface) (unhookFunc, error) {
+	return func(context.Context) error { return nil }, nil
+}
 
 // attachTCX makes a link that ends with its descriptor, unless it is pinned. It
 // goes before all other programs: one that comes first and passes the packet on
@@ -111,7 +119,9 @@ type egress struct {
 	// queue is what the fq qdisc has to be able to hold; nil for a fault that
 	// holds nothing.
 	queue *qdisc.Params
-	log   *slog.Logger
+	// emulation is in the place of that fq; nil for none.
+	emulation qdisc.Emulation
+	log       *slog.Logger
 
 	hooked map[place]unhookFunc
 	holds  map[place]*qdisc.Hold
@@ -174,7 +184,7 @@ func (e *egress) hookAt(ctx context.Context, i iface, at place) error {
 		return err
 	}
 	if e.queue != nil && e.holds[at] == nil {
-		hold, err := qdisc.Reserve(i.namespace, i.index, e.program, *e.queue, e.rec)
+		hold, err := e.reserve(i)
 		if err != nil {
 			return err
 		}
@@ -186,6 +196,13 @@ func (e *egress) hookAt(ctx context.Context, i iface, at place) error {
 	}
 	e.hooked[at] = unhook
 	return e.makeQueue(at)
+}
+
+func (e *egress) reserve(i iface) (*qdisc.Hold, error) {
+	if e.emulation != nil {
+		return qdisc.ReserveEmulation(i.namespace, i.index, e.program, e.emulation, e.rec)
+	}
+	return qdisc.Reserve(i.namespace, i.index, e.program, *e.queue, e.rec)
 }
 
 func (e *egress) makeQueue(at place) error {

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,17 +119,18 @@ func (in *injection) hook(ctx context.Context, rec fault.Recorder) error {
 
 func (in *injection) newEgress(rec fault.Recorder) *egress {
 	return &egress{
-		hook:    *in.plan.hook,
-		program: in.programs[in.plan.hook.program],
-		rec:     rec,
-		own:     in.own,
-		pins:    in.pins,
-		cgroups: in.plan.req.Cgroups,
-		queue:   in.plan.queue,
-		log:     in.plan.req.Log,
-		hooked:  map[place]unhookFunc{},
-		holds:   map[place]*qdisc.Hold{},
-		held:    map[uint64]*netns.Namespace{},
+		hook:      *in.plan.hook,
+		program:   in.programs[cmp.Or(in.plan.hook.program, in.plan.egressProgram)],
+		rec:       rec,
+		own:       in.own,
+		pins:      in.pins,
+		cgroups:   in.plan.req.Cgroups,
+		queue:     in.plan.queue,
+		emulation: in.plan.emulation,
+		log:       in.plan.req.Log,
+		hooked:    map[place]unhookFunc{},
+		holds:     map[place]*qdisc.Hold{},
+		held:      map[uint64]*netns.Namespace{},
 	}
 }
 

@@ -3,6 +3,8 @@ package network
 import (
 	"context"
 	"fmt"
+	"math"
+	"time"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/api/units"
@@ -44,7 +46,7 @@ func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if err := p.onlyBuilt(); err != nil {
 		return nil, err
 	}
-	chosen, err := fault.Choose(ctx, req, Latency(), mechanismTCXFQ, mechanismClsFQ)
+	chosen, err := p.choose(ctx, Latency(), mechanismTCXFQ, mechanismClsFQ, mechanismNetem)
 	if err != nil {
 		return nil, err
 	}
@@ -52,8 +54,15 @@ func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlHoldEgress, holding[chosen]
-	p.delay, p.queue = &delay, &qdisc.Params{Delay: delay.Longest()}
+	if chosen == mechanismNetem {
+		p.emulate(qdisc.Netem{
+			Delay: time.Duration(delay.Delay), Jitter: time.Duration(delay.Jitter), Longest: delay.Longest(),
+			Correlation: uint32(min(delay.Correlation, math.MaxUint32)), Table: delay.Table.Netem(),
+		}, delay.Longest())
+	} else {
+		p.egressProgram, p.hook = cgroupskb.ObjectsProgFlHoldEgress, holding[chosen]
+		p.delay, p.queue = &delay, &qdisc.Params{Delay: delay.Longest()}
+	}
 	return p.finish(chosen, describeLatency(req.Spec.GetNetworkLatency()))
 }
 
@@ -62,10 +71,6 @@ func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 func (p *plan) onlyBuilt() error {
 	if p.filter.ingress {
 		return fmt.Errorf("%s of received packets is %w; write direction: EGRESS, or let it happen to what the peers send", p.kind, fault.ErrNotBuilt)
-	}
-	switch named := p.req.Spec.GetMechanism(); named {
-	case mechanismNetem, mechanismTBF:
-		return fmt.Errorf("mechanism %s is %w; leave it out", named, fault.ErrNotBuilt)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/cgroupskb"
 	"faultline.dev/faultline/bpf/tc"
+	"faultline.dev/faultline/faults/qdisc"
 )
 
 // load loads the programs of the cgroup and, where there is one, that of the
@@ -18,7 +19,7 @@ func (in *injection) load() error {
 	if err := in.loadCgroup(); err != nil {
 		return err
 	}
-	if in.plan.hook == nil {
+	if in.plan.hook == nil || in.plan.hook.program == "" {
 		return nil
 	}
 	return in.loadHook()
@@ -154,7 +155,7 @@ func (in *injection) fill() error {
 
 // config is what the programs of bpf/cgroupskb are told once and for all.
 func (p *plan) config(run, number uint32) cgroupskb.ObjectsFlConfig {
-	config := cgroupskb.ObjectsFlConfig{Run: run, Fault: number}
+	config := cgroupskb.ObjectsFlConfig{Run: run, Fault: number, Class: qdisc.Class}
 	d := p.dice
 	config.Dice.Seed = d.Seed
 	config.Dice.Skip, config.Dice.Every, config.Dice.First = d.Skip, d.Every, d.First

@@ -51,6 +51,8 @@ type plan struct {
 	wrong bool
 	// queue is what the fq qdisc has to be able to hold; nil when nothing waits.
 	queue *qdisc.Params
+	// emulation is in the place of fq, and does what was decided; nil for none.
+	emulation qdisc.Emulation
 	// hook does at the interface what the cgroup's hook decided; nil when that
 	// drops.
 	hook *hook
@@ -181,7 +183,10 @@ func (p *plan) interfaceChanges() (list []*v1.Change, err error) {
 			if err != nil {
 				return nil, err
 			}
-			list = append(append(list, changes...), &v1.Change{Object: i.String(), Action: p.hook.action(), Undo: p.undo(p.hook.way.undo)})
+			list = append(list, changes...)
+			if p.emulation == nil {
+				list = append(list, &v1.Change{Object: i.String(), Action: p.hook.action(), Undo: p.undo(p.hook.way.undo)})
+			}
 		}
 	}
 	return list, nil
@@ -192,6 +197,9 @@ func (p *plan) interfaceChanges() (list []*v1.Change, err error) {
 func (p *plan) queueChanges(i iface) ([]*v1.Change, error) {
 	if p.queue == nil {
 		return nil, nil
+	}
+	if p.emulation != nil {
+		return p.emulationChanges(i)
 	}
 	view, err := qdisc.Look(i.namespace, i.index, *p.queue)
 	if err != nil {

@@ -22,8 +22,8 @@ func held() []fault.Mechanism {
 		},
 		{
 			Name:    mechanismNetem,
-			Summary: "cgroup_skb steers the packets into a class that holds netem, behind a journal record; not built yet",
-			Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Netem},
+			Summary: "cgroup_skb steers the packets into a class that holds netem, behind a journal record; for a target with a network namespace of its own",
+			Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.Prio, kernel.Netem},
 		},
 	}
 }

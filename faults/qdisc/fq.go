@@ -158,7 +158,7 @@ func Add(ns *netns.Namespace, index int, params Params) error {
 	}
 	q := Qdisc{Kind: kindFQ, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT, Options: limits.options()}
 	if err := put(ns, index, q, onlyDefault); err != nil {
-		return fmt.Errorf("adding fq to interface %d in %s: %w", index, ns, unknownKind(err))
+		return fmt.Errorf("adding fq to interface %d in %s: %w", index, ns, missing(kindFQ, err))
 	}
 	return nil
 }

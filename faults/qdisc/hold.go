@@ -20,6 +20,8 @@ type Hold struct {
 	ns     *netns.Namespace
 	root   Root
 	undone fault.Undone
+	// emulation stands in the place of fq; nil for fq.
+	emulation Emulation
 }
 
 // Reserve records the undo of an fq at the egress of an interface, and changes
@@ -84,11 +86,15 @@ func (h *Hold) Make(params Params) (limits Limits, err error) {
 		return Limits{}, err
 	}
 	err = h.ns.Exclusively(func() (err error) {
+		if h.emulation != nil {
+			limits = wanted
+			return h.emulate()
+		}
 		limits, err = h.make(params, wanted)
 		return err
 	})
 	if err != nil {
-		return Limits{}, fmt.Errorf("giving interface %s in %s an fq: %w", h.root.Interface, h.ns, err)
+		return Limits{}, fmt.Errorf("giving interface %s in %s a queue: %w", h.root.Interface, h.ns, err)
 	}
 	return limits, nil
 }
@@ -144,7 +150,7 @@ func (h *Hold) replace(view *View, limits Limits) error {
 		flags = instead
 	}
 	if err := put(h.ns, h.root.Index, root, flags); err != nil {
-		return fmt.Errorf("replacing %s with %s: %w", view.Tree.kind(), root.Kind, unknownKind(err))
+		return fmt.Errorf("replacing %s with %s: %w", view.Tree.kind(), root.Kind, missing(root.Kind, err))
 	}
 	failpoint.Hit(failpoint.QdiscReplaced)
 	return nil
@@ -194,7 +200,7 @@ func (h *Hold) fillOne(q Qdisc, wanted Limits) error {
 	// The kernel chooses the handle.
 	leaf := Qdisc{Kind: kindFQ, Parent: q.Parent, Options: wanted.options()}
 	if err := put(h.ns, h.root.Index, leaf, onlyDefault); err != nil {
-		return fmt.Errorf("adding fq at %s: %w", name(q.Parent), unknownKind(err))
+		return fmt.Errorf("adding fq at %s: %w", name(q.Parent), missing(kindFQ, err))
 	}
 	failpoint.Hit(failpoint.QdiscReplaced)
 	return nil

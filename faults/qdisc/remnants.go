@@ -30,7 +30,7 @@ func Remnants() ([]fault.Undo, error) {
 			if len(tree) == 0 || !ours(tree[0]) {
 				continue
 			}
-			undo, err := remnant(ns, index, tree[0].Handle)
+			undo, err := remnant(ns, index, tree[0])
 			if err != nil && !gone(err) {
 				errs = append(errs, err)
 			}
@@ -43,10 +43,17 @@ func Remnants() ([]fault.Undo, error) {
 	return list, err
 }
 
-func remnant(ns *netns.Namespace, index int, mark uint32) (*Root, error) {
+func remnant(ns *netns.Namespace, index int, found Qdisc) (*Root, error) {
 	at, err := linkAt(ns, index)
 	if err != nil {
 		return nil, err
+	}
+	root := &Root{NetNS: ns.Inode, Interface: at.Attrs().Name, Index: index, Mark: found.Handle}
+	if emulated(found) {
+		if alive, err := steered(ns, index); err != nil || alive {
+			return nil, err
+		}
+		return root, nil
 	}
 	users, err := usersOf(ns, at)
 	if err != nil {
@@ -55,8 +62,7 @@ func remnant(ns *netns.Namespace, index int, mark uint32) (*Root, error) {
 	if alive, err := held(users); err != nil || alive {
 		return nil, err
 	}
-	root := &Root{NetNS: ns.Inode, Interface: at.Attrs().Name, Index: index, Mark: mark}
-	if mark == MarkExplicit {
+	if found.Handle == MarkExplicit {
 		root.Before = known(users, ns, index)
 	}
 	return root, nil

@@ -21,6 +21,8 @@ const (
 	MarkDefault uint32 = 0xfa17 << 16
 	// MarkExplicit: it has replaced what somebody had made.
 	MarkExplicit uint32 = 0xfa18 << 16
+	// MarkEmulated: it is a prio, and one of its classes has what a fault wants.
+	MarkEmulated uint32 = 0xfa19 << 16
 )
 
 // The kinds that can be put back.
@@ -30,6 +32,7 @@ const (
 	kindFQCodel   = "fq_codel"
 	kindFQ        = "fq"
 	kindMQ        = "mq"
+	kindPrio      = "prio"
 )
 
 var restorable = []string{kindNoqueue, kindPfifoFast, kindFQCodel, kindFQ, kindMQ}
@@ -260,9 +263,12 @@ func (l looker) view(tree Tree) (*View, error) {
 // ours tells whether a root carries our mark. A root of another kind with such
 // a handle is somebody else's.
 func ours(root Qdisc) bool {
-	return (root.Handle == MarkDefault || root.Handle == MarkExplicit) && (root.Kind == kindFQ || root.Kind == kindMQ) &&
-		root.Parent == netlink.HANDLE_ROOT
+	fq := (root.Handle == MarkDefault || root.Handle == MarkExplicit) && (root.Kind == kindFQ || root.Kind == kindMQ)
+	return (fq || emulated(root)) && root.Parent == netlink.HANDLE_ROOT
 }
+
+// emulated tells whether a root is one that Emulate has made.
+func emulated(root Qdisc) bool { return root.Handle == MarkEmulated && root.Kind == kindPrio }
 
 // allFQ tells whether every queue has an fq.
 func allFQ(tree Tree) bool {
@@ -291,6 +297,9 @@ func limitsOfTree(tree Tree) (l Limits) {
 
 // shared completes the view of an interface that has a root of ours.
 func (l looker) shared(v *View) (*View, error) {
+	if emulated(v.current[0]) {
+		return nil, refused("a fault has a qdisc of its own there (%s), which can't be shared", v.current[1:].kind())
+	}
 	v.State, v.mark, v.Tree = Shared, v.current[0].Handle, nil
 	v.Limits = limitsOfTree(v.current)
 	if v.mark == MarkDefault {
@@ -403,11 +412,11 @@ func (l looker) mtu(q Qdisc) string {
 	return ""
 }
 
-// unknownKind explains why fq can't be made: the kernel has asked for the
-// module sch_fq in vain.
-func unknownKind(err error) error {
+// missing explains why a kind can't be made: the kernel has asked for its
+// module in vain.
+func missing(kind string, err error) error {
 	if errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("the kernel has no qdisc fq and loaded no module sch_fq, so that it is %w", fault.ErrUnavailable)
+		return fmt.Errorf("the kernel has no qdisc %s and loaded no module sch_%s, so that it is %w", kind, kind, fault.ErrUnavailable)
 	}
 	return err
 }

@@ -14,19 +14,21 @@ import (
 	"faultline.dev/faultline/faults/netns"
 )
 
-// Root undoes an fq at the root of an interface, unless another fault uses it.
+// Root undoes a qdisc of ours at the root of an interface, unless another fault
+// uses it.
 type Root struct {
 	// NetNS is the inode of the network namespace.
 	NetNS     uint64 `json:"netns"`
 	Interface string `json:"interface"`
 	// Index finds the interface, also after it was renamed.
 	Index int `json:"index"`
-	// Mark is MarkDefault or MarkExplicit.
+	// Mark is MarkDefault, MarkExplicit or MarkEmulated.
 	Mark uint32 `json:"mark"`
 	// Lease is the id of the map of the fault's programs; 0 is nobody's. The
 	// kernel gives an id again only after two thousand million others.
 	Lease ebpf.MapID `json:"lease,omitempty"`
-	// Before is what MarkExplicit has replaced; nil when that is not known.
+	// Before is what somebody had made and was replaced; nil when that is not
+	// known, and when it was the kernel's default.
 	Before Tree `json:"before,omitempty"`
 }
 
@@ -38,9 +40,13 @@ func (Root) Kind() string { return RootKind }
 
 // Describe implements fault.Undo.
 func (r Root) Describe() string {
-	at := fmt.Sprintf("remove qdisc fq from the root of interface %s (index %d) in netns %d unless another fault uses it", r.Interface, r.Index, r.NetNS)
+	what := "fq"
+	if r.Mark == MarkEmulated {
+		what = kindPrio
+	}
+	at := fmt.Sprintf("remove qdisc %s from the root of interface %s (index %d) in netns %d unless another fault uses it", what, r.Interface, r.Index, r.NetNS)
 	switch {
-	case r.Mark == MarkDefault:
+	case r.Mark == MarkDefault, r.Mark == MarkEmulated && r.Before == nil:
 		return at + "; the kernel then makes its default again"
 	case r.Before == nil:
 		return at + "; what somebody had made there before is not known any more, and the kernel then makes its default"
@@ -91,14 +97,14 @@ func (r Root) putBack(ns *netns.Namespace, users []user) error {
 	}
 	ours := ours(tree[0]) && tree[0].Handle == r.Mark
 	// A process that died while it made an mq again has left its leaves.
-	half := r.Before != nil && r.Mark == MarkExplicit && tree[0].same(r.Before[0])
+	half := r.Before != nil && tree[0].same(r.Before[0])
 	if !ours && !half {
 		return nil
 	}
 	if used, err := inUse(users, r.Lease); err != nil || used {
 		return err
 	}
-	if r.Before == nil || r.Mark == MarkDefault {
+	if r.Before == nil {
 		return r.toDefault(ns)
 	}
 	return r.restore(ns, tree)
@@ -113,7 +119,7 @@ func (r Root) toDefault(ns *netns.Namespace) error {
 		if lookErr == nil && (len(tree) == 0 || tree[0].Handle != r.Mark) {
 			return nil
 		}
-		return r.failed(ns, errors.Join(fmt.Errorf("removing fq: %w", err), lookErr))
+		return r.failed(ns, errors.Join(fmt.Errorf("removing %s: %w", name(r.Mark), err), lookErr))
 	}
 	failpoint.Hit(failpoint.QdiscRestored)
 	return nil

@@ -132,13 +132,17 @@ func (u *user) read() (needs bool, err error) {
 	if !strings.HasPrefix(info.Name, ProgramTCX) && !strings.HasPrefix(info.Name, ProgramCls) {
 		return false, nil
 	}
+	return true, u.readMaps(info)
+}
+
+func (u *user) readMaps(info *ebpf.ProgramInfo) error {
 	ids, _ := info.MapIDs()
 	for _, id := range ids {
 		if err := u.readMap(id); err != nil && !errors.Is(err, unix.ENOENT) {
-			return false, err
+			return err
 		}
 	}
-	return true, nil
+	return nil
 }
 
 func (u *user) readMap(id ebpf.MapID) error {

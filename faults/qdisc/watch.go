@@ -30,11 +30,7 @@ func Lines(ns *netns.Namespace, at netlink.Link) ([]string, error) {
 	tree := egressTree(found[index])
 	var suffix string
 	if len(tree) > 0 && ours(tree[0]) {
-		users, err := usersOf(ns, at)
-		if err != nil {
-			return nil, err
-		}
-		used, err := inUse(users, 0)
+		used, err := isUsed(ns, at, tree[0])
 		if err != nil {
 			return nil, err
 		}
@@ -57,6 +53,18 @@ func Lines(ns *netns.Namespace, at netlink.Link) ([]string, error) {
 		}
 	}
 	return lines, nil
+}
+
+// isUsed tells whether a fault needs our root.
+func isUsed(ns *netns.Namespace, at netlink.Link, root Qdisc) (bool, error) {
+	if emulated(root) {
+		return steered(ns, at.Attrs().Index)
+	}
+	users, err := usersOf(ns, at)
+	if err != nil {
+		return false, err
+	}
+	return inUse(users, 0)
 }
 
 // LeftBehind tells whether a line is of a root of ours that nobody uses any
