@@ -63,6 +63,9 @@ func planCorrupt(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	}
 	corrupt := req.Spec.GetNetworkCorrupt()
 	p.dice.Share(corrupt)
+	if p.filter.connections == v1.Filter_NEW {
+		p.warn("packets that open a connection carry data only with TCP Fast Open: without it nothing is hit")
+	}
 	p.wrong = corrupt.GetChecksum() != v1.NetworkCorrupt_RIGHT
 	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlFlipEgress, passing[chosen]
 	what := describeShare("flip a bit in %v %% of the packets", corrupt)

@@ -64,6 +64,9 @@ func TestDamageIsThatOfTheSeed(t *testing.T) {
 					{"IPv6", between(a, b, f.target, "["+env.Address6B+"]:7001"), b},
 					{"loopback", between(a, a, f.target, "127.0.0.1:7002"), a},
 					{"loopback IPv6", between(a, a, f.target, "[::1]:7004"), a},
+					// The receivers look at the checksums of these.
+					{"IPv4 without offload", between(a, b, f.target, env.AddressB+":7005"), b},
+					{"IPv6 without offload", between(a, b, f.target, "["+env.Address6B+"]:7006"), b},
 				}
 				spec := damaged(30, checksum)
 				spec.Mechanism = mechanism
@@ -72,7 +75,10 @@ func TestDamageIsThatOfTheSeed(t *testing.T) {
 					t.Error("the neighbour's packets are not as they were sent")
 				}
 				seed := newDamage(spec)
-				for _, r := range routes {
+				for i, r := range routes {
+					if i == 4 {
+						a.NoChecksumOffload()
+					}
 					before := countSumErrors(r.at)
 					want, hits := seed.of(r.pair.Sent(), checksum)
 					sent, came := r.pair.Exchange()
@@ -158,11 +164,18 @@ func compare(t *testing.T, name string, came, want [][]byte) {
 // many wrong bits as packets were hit where it does not. What is sent again is
 // not damaged by what was done to it before.
 func TestStreamIsDamagedOrSentAgain(t *testing.T) {
-	const size = 4 << 20
+	const size = 2 << 20
 	for _, checksum := range checksums {
 		t.Run(checksum.String(), func(t *testing.T) {
 			f := newFixture(t, network.Corrupt(), "auto")
-			for _, address := range []string{env.AddressB + ":7000", "[" + env.Address6B + "]:7001"} {
+			for _, address := range []string{
+				env.AddressB + ":7000", "[" + env.Address6B + "]:7001",
+				// Receivers look at the checksums of these.
+				env.AddressB + ":7002", "[" + env.Address6B + "]:7003",
+			} {
+				if address == env.AddressB+":7002" {
+					f.network.A.NoChecksumOffload()
+				}
 				injection, errors := f.stream(address, size, damaged(5, checksum))
 				counters := injection.Count()
 				hits := int(counters.Injected)
