@@ -4,9 +4,16 @@ package network_test
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/dice"
@@ -252,6 +259,156 @@ func doubled(list [][]byte) (all [][]byte) {
 		all = append(all, one, one)
 	}
 	return all
+}
+
+// Senders that leave the checksum out, or hand over several datagrams at once.
+func TestDamageOfUnusualDatagrams(t *testing.T) {
+	const (
+		count = 20
+		size  = 1300
+		part  = 500
+	)
+	f := newFixture(t, network.Corrupt(), "auto")
+	hit := func(length int) (list [][]byte) {
+		for range count {
+			content := env.Content(0, size)
+			bit := dice.Bit(seed, uint64(len(list)), length)
+			content[bit/8] ^= 1 << (bit % 8)
+			list = append(list, content)
+		}
+		return list
+	}
+	var damagedParts, wholeParts [][]byte
+	for _, content := range hit(part) {
+		damagedParts = append(damagedParts, content[:part], content[part:2*part], content[2*part:])
+		content = env.Content(0, size)
+		wholeParts = append(wholeParts, content[:part], content[part:2*part], content[2*part:])
+	}
+	for i, test := range []struct {
+		name     string
+		option   int
+		value    int
+		checksum v1.NetworkCorrupt_Checksum
+		want     [][]byte
+		errors   int
+		missed   uint64
+	}{
+		{"no checksum, RIGHT", unix.SO_NO_CHECK, 1, v1.NetworkCorrupt_RIGHT, hit(size), 0, 0},
+		{"no checksum, WRONG", unix.SO_NO_CHECK, 1, v1.NetworkCorrupt_WRONG, nil, count, 0},
+		{"many in one, RIGHT", unix.UDP_SEGMENT, part, v1.NetworkCorrupt_RIGHT, damagedParts, 0, 0},
+		{"many in one, WRONG", unix.UDP_SEGMENT, part, v1.NetworkCorrupt_WRONG, wholeParts, 0, count},
+	} {
+		address := fmt.Sprintf("%s:%d", env.AddressB, 7000+i)
+		var ready string
+		pair := env.ContentPair{
+			Receiver: env.Start(t, f.neighbour, f.network.B, "content-receive", address),
+			Sender:   env.Start(t, f.target, f.network.A, "unusual", fmt.Sprint(address, " ", test.option, " ", test.value, " ", count, " ", size)),
+			Count:    3 * count,
+		}
+		pair.Receiver.Read(&ready)
+		pair.Sender.Read(&ready)
+		before := countSumErrors(f.network.B)
+		injection := f.inject(network.Corrupt(), damaged(100, test.checksum))
+		sent, came := pair.Exchange()
+		injection.End()
+		if sent.Errors > 0 {
+			t.Errorf("%s: %s", test.name, sent.First)
+		}
+		compare(t, test.name, came, test.want)
+		if errors := countSumErrors(f.network.B) - before; errors != test.errors {
+			t.Errorf("%s: %d packets with a wrong checksum, want %d", test.name, errors, test.errors)
+		}
+		f.counted(injection, fault.Counters{Matched: count, Injected: count - test.missed, Missed: test.missed})
+	}
+}
+
+// unusual sends datagrams with an option of its socket; its argument is made of
+// the address, the option, its value, how many and how large they are.
+func unusual(in io.Reader, out *json.Encoder, args []string) error {
+	var address string
+	var option, value, count, size int
+	if _, err := fmt.Sscan(args[0], &address, &option, &value, &count, &size); err != nil {
+		return err
+	}
+	connection, err := net.Dial("udp", address)
+	if err != nil {
+		return err
+	}
+	raw, err := connection.(*net.UDPConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	level := unix.SOL_SOCKET
+	if option == unix.UDP_SEGMENT {
+		level = unix.SOL_UDP
+	}
+	var set error
+	if err := raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), level, option, value) }); err != nil || set != nil {
+		return errors.Join(err, set)
+	}
+	if err := out.Encode("ready"); err != nil {
+		return err
+	}
+	var line string
+	for {
+		if _, err := fmt.Fscanln(in, &line); err != nil {
+			return nil
+		}
+		var result env.Sent
+		for range count {
+			if _, err := connection.Write(env.Content(0, size)); err != nil {
+				result = env.Sent{Errors: result.Errors + 1, First: err.Error()}
+			}
+		}
+		if err := out.Encode(result); err != nil {
+			return err
+		}
+	}
+}
+
+// Pinned, it goes on without its process, and is taken over.
+func TestPinnedDamageIsAdopted(t *testing.T) {
+	const count = 20
+	p := newPinned(t, network.Corrupt(), damaged(100, v1.NetworkCorrupt_WRONG), "cls_bpf")
+	pair := env.NewContentPair(t, p.network.A, p.network.B, p.target, p.neighbour, env.AddressB+":7000", count, 100)
+	p.begin(10 * time.Minute)
+	p.process.Kill()
+	before := countSumErrors(p.network.B)
+	if _, came := pair.Exchange(); len(came) > 0 {
+		t.Errorf("%d datagrams came", len(came))
+	}
+	if errors := countSumErrors(p.network.B) - before; errors != count {
+		t.Errorf("%d packets with a wrong checksum, want %d", errors, count)
+	}
+	injection := p.mustAdopt()
+	p.counted(injection, fault.Counters{Matched: count, Injected: count})
+	if err := injection.Revert(t.Context()); err != nil {
+		t.Error(err)
+	}
+	p.nothingLeft()
+}
+
+// The kernel of the other side does not answer a damaged ping.
+func TestDamageOfPings(t *testing.T) {
+	f := newFixture(t, network.Corrupt(), "auto")
+	// Shows the fault in which namespace the target lives.
+	env.StartProgram(t, f.target, f.network.A, "cat")
+	spec := damaged(100, v1.NetworkCorrupt_WRONG)
+	spec.Filter = &v1.Filter{Protocol: v1.Filter_ICMP}
+	injection := f.inject(network.Corrupt(), spec)
+	for address, counter := range map[string]string{env.AddressB: "Icmp InCsumErrors", env.Address6B: "Icmp6InCsumErrors"} {
+		before := f.network.B.SNMP(counter)
+		ping := env.StartProgram(t, f.target, f.network.A, "ping", "-n", "-c", "3", "-i", "0.2", "-W", "1", address)
+		// ping(8): 1 when there was no answer.
+		if status := ping.Status(); status != 1 {
+			t.Errorf("%s: ping ended with %d, want 1", address, status)
+		}
+		if errors := f.network.B.SNMP(counter) - before; errors != 3 {
+			t.Errorf("%s: %d packets with a wrong checksum, want 3", address, errors)
+		}
+	}
+	injection.End()
+	f.counted(injection, fault.Counters{Matched: 6, Injected: 6})
 }
 
 // What is held is damaged, with its parts in their order.

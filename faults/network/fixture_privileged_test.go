@@ -19,6 +19,7 @@ func TestMain(m *testing.M) {
 	env.MountBPF()
 	workloads := env.Traffic()
 	workloads["inject"] = inject
+	workloads["unusual"] = unusual
 	env.Main(m, workloads)
 }
 
