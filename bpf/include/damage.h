@@ -157,10 +157,12 @@ static __noinline __u32 add_bytes(struct __sk_buff *skb, __u32 from, __u32 to, _
 		from += SUM_CHUNK;
 	}
 	size = to - from;
-	unknown(size);
-	size &= SUM_CHUNK - 1;
 	if (!size)
 		return sum;
+	/* 1 to SUM_CHUNK, in a way that the verifier of 5.10 sees. */
+	size--;
+	unknown(size);
+	size = (size & (SUM_CHUNK - 1)) + 1;
 	__builtin_memset(words, 0, sizeof(words));
 	if (!bpf_skb_load_bytes(skb, from, words, size))
 		sum = bpf_csum_diff(0, 0, words, sizeof(words), sum);
