@@ -25,7 +25,7 @@ enum {
 	ROOM = 96,
 	IP_HEADERS_MAX = 40,
 	/* Bytes that are summed at once, and how often. */
-	SUM_CHUNK = 128,
+	SUM_CHUNK = 64,
 	SUM_CHUNKS = (CORRUPT_BYTES_MAX + 60) / SUM_CHUNK + 1,
 	/* Network and transport header of a packet that is cut; 2^n - 1. */
 	HEADERS_MAX = 127,
