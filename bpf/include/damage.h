@@ -309,9 +309,18 @@ static __noinline enum fl_hit cut_first(struct __sk_buff *skb, const struct fl_p
 	if (bpf_skb_store_bytes(skb, place->transport + 4, &sequence, sizeof(sequence), 0) ||
 	    correct_length(skb, place))
 		return RUINED;
+	return HIT;
+}
+
+/* The rest of a segment, without its first part. */
+static __always_inline enum fl_hit cut_rest(struct __sk_buff *skb, const struct fl_place *place)
+{
+	enum fl_hit hit = cut_first(skb, place);
+
+	if (hit != HIT || skb->len - place->payload > skb->gso_size)
+		return hit;
 	/* One part is left: nobody will cut it up. */
-	if (skb->len - place->payload <= size &&
-	    (bpf_skb_change_tail(skb, skb->len, 0) || write_sum(skb, place)))
+	if (bpf_skb_change_tail(skb, skb->len, 0) || write_sum(skb, place))
 		return RUINED;
 	return HIT;
 }

@@ -106,7 +106,7 @@ static __noinline enum fl_hit cut(struct __sk_buff *skb, struct fl_decision *dec
 		return NOT_HIT;
 	if (decision->effects & EFFECT_CUT_HIT)
 		return damage_wrong(skb, &decision->place, decision->damage);
-	return cut_first(skb, &decision->place);
+	return cut_rest(skb, &decision->place);
 }
 
 /* The packet goes on itself, with its socket. */
