@@ -19,16 +19,21 @@ import (
 	"faultline.dev/faultline/faults/fault"
 )
 
-// Traffic are the workloads of UDPPair, TCPPair, DelayPair and RoundTrips, for Main.
+// Traffic are the workloads of UDPPair, TCPPair, DelayPair, ContentPair,
+// StreamPair and RoundTrips, for Main.
 func Traffic() map[string]Workload {
 	return map[string]Workload{
-		"udp-send":      udpSend,
-		"udp-receive":   udpReceive,
-		"tcp-serve":     tcpServe,
-		"tcp-send":      tcpSend,
-		"stamp-send":    stampSend,
-		"stamp-receive": stampReceive,
-		"round-trips":   roundTrips,
+		"udp-send":        udpSend,
+		"udp-receive":     udpReceive,
+		"tcp-serve":       tcpServe,
+		"tcp-send":        tcpSend,
+		"stamp-send":      stampSend,
+		"stamp-receive":   stampReceive,
+		"round-trips":     roundTrips,
+		"content-send":    contentSend,
+		"content-receive": contentReceive,
+		"stream-send":     streamSend,
+		"stream-receive":  streamReceive,
 	}
 }
 
