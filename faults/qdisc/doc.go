@@ -45,4 +45,11 @@
 // What was before a [MarkExplicit] has to be known to all who share it, as each
 // may be the last. Each binds a map with it to its program (BPF_PROG_BIND_MAP),
 // where the next one finds it.
+//
+// # Without fq
+//
+// [ReserveEmulation] puts a prio there instead, [MarkEmulated], with netem or tbf in
+// one of its classes. No program is at the interface: one at the cgroup writes the
+// class on a packet. The root is one fault's alone, and whoever has a program open
+// that leads there ([ProgramSteer], with the same map bound to it) needs it.
 package qdisc
