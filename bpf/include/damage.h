@@ -25,7 +25,7 @@ enum {
 	ROOM = 96,
 	IP_HEADERS_MAX = 40,
 	/* Bytes that are summed at once, and how often. */
-	SUM_CHUNK = 64,
+	SUM_CHUNK = 128,
 	SUM_CHUNKS = (CORRUPT_BYTES_MAX + 60) / SUM_CHUNK + 1,
 	/* Network and transport header of a packet that is cut; 2^n - 1. */
 	HEADERS_MAX = 127,
@@ -172,16 +172,18 @@ static __noinline __u32 add_bytes(struct __sk_buff *skb, __u32 from, __u32 to, _
 /* Makes the checksum of TCP or UDP. Returns 0 when it stands in the packet. */
 static __noinline long write_sum(struct __sk_buff *skb, const struct fl_place *place)
 {
-	/* The addresses of the pseudo-header (RFC 768, RFC 8200). */
-	__u32 from = place->network + (is_ipv4(skb) ? 12 : 8);
-	__u32 to = place->network + (is_ipv4(skb) ? 20 : 40);
+	__u32 addresses[8] = {};
 	__u32 at = sum_at(place), sum;
 	__u16 check = 0;
 
 	if (bpf_skb_store_bytes(skb, at, &check, sizeof(check), 0))
 		return -1;
 	sum = bpf_htons(place->protocol) + bpf_htons(skb->len - place->transport);
-	sum = add_bytes(skb, from, to, sum);
+	/* The addresses of the pseudo-header (RFC 768, RFC 8200). */
+	if (is_ipv4(skb) ? bpf_skb_load_bytes(skb, place->network + 12, addresses, 8) :
+			   bpf_skb_load_bytes(skb, place->network + 8, addresses, 32))
+		return -1;
+	sum = bpf_csum_diff(0, 0, addresses, sizeof(addresses), sum);
 	sum = add_bytes(skb, place->transport, skb->len, sum);
 	sum = (sum >> 16) + (sum & 0xffff);
 	sum = (sum >> 16) + (sum & 0xffff);
