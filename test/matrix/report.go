@@ -80,8 +80,8 @@ func declared(why, kernel string) bool {
 }
 
 // print writes every problem in full, why tests were skipped on each kernel, and
-// what ran there. It returns the number of problems. The names of what was
-// skipped are in the kernel's log.
+// what ran there. It returns the number of problems. The names of subtests that
+// were skipped are in the kernel's log.
 func print(w io.Writer, runs []kernelRun) int {
 	total := 0
 	problems := make([][]string, len(runs))
@@ -94,11 +94,11 @@ func print(w io.Writer, runs []kernelRun) int {
 	}
 
 	for _, k := range runs {
-		reasons := map[string]int{}
+		reasons := map[string][]string{}
 		for _, p := range k.Packages {
 			for _, r := range p.Results {
 				if r.Outcome == skipped {
-					reasons[r.why()]++
+					reasons[r.why()] = append(reasons[r.why()], r.Test)
 				}
 			}
 		}
@@ -106,7 +106,7 @@ func print(w io.Writer, runs []kernelRun) int {
 			fmt.Fprintf(w, "\nskipped on %s:\n", k.Kernel)
 		}
 		for _, why := range slices.Sorted(maps.Keys(reasons)) {
-			fmt.Fprintf(w, "  %d: %s\n", reasons[why], why)
+			fmt.Fprintf(w, "  %s\n    %d: %s\n", why, len(reasons[why]), strings.Join(topLevel(reasons[why]), ", "))
 		}
 	}
 
@@ -123,6 +123,17 @@ func print(w io.Writer, runs []kernelRun) int {
 	table.Flush()
 	fmt.Fprintf(w, "\n%d passed, %d failed, %d skipped\n", ok, bad, skips)
 	return total
+}
+
+// topLevel are the tests to which subtests belong, each once and in their order.
+func topLevel(tests []string) (names []string) {
+	for _, test := range tests {
+		name, _, _ := strings.Cut(test, "/")
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func indent(s string) string { return "  " + strings.ReplaceAll(s, "\n", "\n  ") }
