@@ -346,24 +346,15 @@ func unusual(in io.Reader, out *json.Encoder, args []string) error {
 	if err := raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), level, option, value) }); err != nil || set != nil {
 		return errors.Join(err, set)
 	}
-	if err := out.Encode("ready"); err != nil {
-		return err
-	}
-	var line string
-	for {
-		if _, err := fmt.Fscanln(in, &line); err != nil {
-			return nil
-		}
+	return env.Serve(in, out, func([]string) (any, error) {
 		var result env.Sent
 		for range count {
 			if _, err := connection.Write(env.Content(0, size)); err != nil {
 				result = env.Sent{Errors: result.Errors + 1, First: err.Error()}
 			}
 		}
-		if err := out.Encode(result); err != nil {
-			return err
-		}
-	}
+		return result, nil
+	})
 }
 
 // Pinned, it goes on without its process, and is taken over.

@@ -44,69 +44,34 @@ func contentSend(in io.Reader, out *json.Encoder, args []string) error {
 		}
 	}
 	count, sizes := numbers[0], numbers[1:]
-	if err := out.Encode("ready"); err != nil {
-		return err
-	}
-	var line string
-	for {
-		if _, err := fmt.Fscanln(in, &line); err != nil {
-			return nil
-		}
+	return Serve(in, out, func([]string) (any, error) {
 		var result Sent
 		for i := range count {
-			if _, err := connection.Write(Content(i, sizes[i%len(sizes)])); err != nil {
-				result.Errors++
-				result.First = err.Error()
-			}
+			result.wrote(connection.Write(Content(i, sizes[i%len(sizes)])))
 		}
-		if err := out.Encode(result); err != nil {
-			return err
-		}
-	}
+		return result, nil
+	})
 }
 
 // contentReceive prints the datagrams that came, at each line that it reads,
 // when nothing came for the time that the line says.
 func contentReceive(in io.Reader, out *json.Encoder, args []string) error {
-	address, err := net.ResolveUDPAddr("udp", args[0])
+	connection, err := listenUDP(args[0])
 	if err != nil {
 		return err
 	}
-	connection, err := net.ListenUDP("udp", address)
-	if err != nil {
-		return err
-	}
-	if err := growBuffer(connection); err != nil {
-		return err
-	}
-	if err := out.Encode("ready"); err != nil {
-		return err
-	}
-	var line string
-	for {
-		if _, err := fmt.Fscanln(in, &line); err != nil {
-			return nil
-		}
-		patience, err := time.ParseDuration(line)
+	return Serve(in, out, func(words []string) (any, error) {
+		patience, err := time.ParseDuration(words[0])
 		if err != nil {
-			return err
+			return nil, err
 		}
 		came := [][]byte{}
-		buffer := make([]byte, 65536)
-		for {
-			if err := connection.SetReadDeadline(time.Now().Add(patience)); err != nil {
-				return err
-			}
-			n, err := connection.Read(buffer)
-			if err != nil {
-				break
-			}
-			came = append(came, bytes.Clone(buffer[:n]))
-		}
-		if err := out.Encode(came); err != nil {
-			return err
-		}
-	}
+		err = receive(connection, patience, func(datagram []byte) (time.Duration, error) {
+			came = append(came, bytes.Clone(datagram))
+			return patience, nil
+		})
+		return came, err
+	})
 }
 
 // ContentPair is a sender of datagrams whose content is known, and their
@@ -167,22 +132,11 @@ func streamSend(in io.Reader, out *json.Encoder, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := out.Encode("ready"); err != nil {
-		return err
-	}
-	var line string
-	for {
-		if _, err := fmt.Fscanln(in, &line); err != nil {
-			return nil
-		}
+	return Serve(in, out, func([]string) (any, error) {
 		var result Sent
-		if err := stream(args[0], size); err != nil {
-			result = Sent{1, err.Error()}
-		}
-		if err := out.Encode(result); err != nil {
-			return err
-		}
-	}
+		result.wrote(0, stream(args[0], size))
+		return result, nil
+	})
 }
 
 func stream(address string, size int) error {
