@@ -33,6 +33,10 @@ func Content(number, size int) []byte {
 // contentSend sends args[1] datagrams to args[0] when it is told to; their sizes
 // are those after it, in turn.
 func contentSend(in io.Reader, out *json.Encoder, args []string) error {
+	// In order: packets that are sent from several CPUs pass one another.
+	if err := oneCPU(); err != nil {
+		return err
+	}
 	connection, err := net.Dial("udp", args[0])
 	if err != nil {
 		return err
