@@ -64,6 +64,7 @@ var scenarios = []scenario{
     - {name: lose, target: {cgroup: %[1]s}, duration: 300ms, networkLoss: {percent: 10}}
 `},
 	{"latency of both directions", needs(kernel.ClsBPF, kernel.FQ, kernel.IFB), oneFault("networkLatency: {delay: 20ms}, filter: {direction: BOTH}")},
+	{"corruption", needs(kernel.ClsBPF), oneFault("networkCorrupt: {percent: 50}")},
 	{"processor", needs(kernel.CPUController), oneFault(`cpuPressure: {limit: "20%%"}`)},
 	{"memory", needs(kernel.MemoryController), oneFault("memoryPressure: {limit: 64MiB}")},
 	{"processes", needs(kernel.PidsController), oneFault(`pidsPressure: {limit: "50"}`)},

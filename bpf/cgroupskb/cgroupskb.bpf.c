@@ -15,6 +15,7 @@
  */
 #include "../include/abi.h"
 #include "../include/choose.h"
+#include "../include/corrupt.h"
 #include "../include/decision.h"
 #include "../include/events.h"
 #include "../include/lease.h"
@@ -35,6 +36,7 @@ static __always_inline int chosen(struct __sk_buff *skb, enum fl_way way, __u32 
 				  struct choice *choice)
 {
 	const volatile struct fl_config *config = &fl_config;
+	struct fl_payload payload;
 	enum fl_throw thrown;
 	__u64 start, now = 0;
 	__u32 bytes = 0;
@@ -48,6 +50,9 @@ static __always_inline int chosen(struct __sk_buff *skb, enum fl_way way, __u32 
 	if (parse_packet(skb, &choice->packet))
 		return 0;
 	if (!filter_matches(&config->filter, &choice->packet, way))
+		return 0;
+	if (effect & EFFECT_CORRUPT &&
+	    !find_payload(skb, &choice->packet, &payload))
 		return 0;
 	if (!pulse_is_on(&config->dice, now - start))
 		return 0;
@@ -63,18 +68,49 @@ static __always_inline int chosen(struct __sk_buff *skb, enum fl_way way, __u32 
 	return !config->observe;
 }
 
+/*
+ * Which bit of a packet is flipped, as in fl_decision.damage; at the cgroup's
+ * hook, where a packet begins with its network header. Parsed anew: the few that
+ * are hit pay for it, and the verifier need not remember until here how they
+ * were parsed before.
+ */
+static __noinline __u32 choose_bit(struct __sk_buff *skb, __u64 seed, __u64 ordinal)
+{
+	struct fl_payload payload;
+	struct fl_packet packet;
+	__u32 bit;
+	__u8 byte;
+
+	if (parse_packet(skb, &packet) || !find_payload(skb, &packet, &payload))
+		return NO_BIT;
+	bit = payload.start * 8 + bit_at(seed, ordinal, payload.length);
+	/* The payload is seldom where load_net reads. */
+	if (bpf_skb_load_bytes(skb, packet.transport + bit / 8, &byte, 1))
+		return NO_BIT;
+	return byte >> (bit & 7) & 1 ? bit | DAMAGE_WAS_SET : bit;
+}
+
 static __always_inline int mark_egress(struct __sk_buff *skb, __u32 effect)
 {
 	const volatile struct fl_config *config = &fl_config;
 	struct fl_decision *before = decision_of(skb->mark, config->run);
 	struct choice choice;
+	__u32 bit = 0;
 
 	/* What another fault of the run lets vanish never comes here. */
 	if (before && before->effects & EFFECT_LOSE)
 		return PASS;
-	if (chosen(skb, SENT, effect, &choice))
-		decide(skb, config->run, config->fault, choice.ordinal, choice.effect,
-		       choice.hold, choice.after);
+	if (!chosen(skb, SENT, effect, &choice))
+		return PASS;
+	if (effect & EFFECT_CORRUPT) {
+		bit = choose_bit(skb, config->dice.seed, choice.ordinal);
+		if (bit == NO_BIT)
+			return PASS;
+	}
+	decide(skb, config->run, config->fault, choice.ordinal, choice.effect,
+	       choice.hold, choice.after);
+	if (effect & EFFECT_CORRUPT)
+		decide_damage(skb, config->run, config->fault, bit, config->wrong);
 	return PASS;
 }
 
@@ -126,6 +162,12 @@ SEC("cgroup_skb/egress")
 int fl_fall_egress(struct __sk_buff *skb)
 {
 	return mark_egress(skb, EFFECT_REORDER);
+}
+
+SEC("cgroup_skb/egress")
+int fl_flip_egress(struct __sk_buff *skb)
+{
+	return mark_egress(skb, EFFECT_CORRUPT);
 }
 
 SEC("cgroup_skb/egress")

@@ -64,7 +64,7 @@ type ObjectsFlConfig struct {
 	Observe uint32
 	Levels  uint32
 	Class   uint32
-	Pad     uint32
+	Wrong   uint32
 }
 
 type ObjectsFlDecision struct {
@@ -75,7 +75,15 @@ type ObjectsFlDecision struct {
 	Mark      uint32
 	Faults    uint32
 	Effects   uint32
-	Pad       uint32
+	Damage    uint32
+	Place     struct {
+		_         structs.HostLayout
+		Network   uint8
+		Protocol  uint8
+		Fragment  uint16
+		Transport uint16
+		Payload   uint16
+	}
 }
 
 type ObjectsFlDelayTable struct {
@@ -177,6 +185,7 @@ const (
 	ObjectsProgFlDropIngress = "fl_drop_ingress"
 	ObjectsProgFlDupEgress   = "fl_dup_egress"
 	ObjectsProgFlFallEgress  = "fl_fall_egress"
+	ObjectsProgFlFlipEgress  = "fl_flip_egress"
 	ObjectsProgFlHoldEgress  = "fl_hold_egress"
 	ObjectsProgFlLoseEgress  = "fl_lose_egress"
 	ObjectsProgFlShapeEgress = "fl_shape_egress"
@@ -230,6 +239,7 @@ type ObjectsProgramSpecs struct {
 	FlDropIngress *ebpf.ProgramSpec `ebpf:"fl_drop_ingress"`
 	FlDupEgress   *ebpf.ProgramSpec `ebpf:"fl_dup_egress"`
 	FlFallEgress  *ebpf.ProgramSpec `ebpf:"fl_fall_egress"`
+	FlFlipEgress  *ebpf.ProgramSpec `ebpf:"fl_flip_egress"`
 	FlHoldEgress  *ebpf.ProgramSpec `ebpf:"fl_hold_egress"`
 	FlLoseEgress  *ebpf.ProgramSpec `ebpf:"fl_lose_egress"`
 	FlShapeEgress *ebpf.ProgramSpec `ebpf:"fl_shape_egress"`
@@ -327,6 +337,7 @@ type ObjectsPrograms struct {
 	FlDropIngress *ebpf.Program `ebpf:"fl_drop_ingress"`
 	FlDupEgress   *ebpf.Program `ebpf:"fl_dup_egress"`
 	FlFallEgress  *ebpf.Program `ebpf:"fl_fall_egress"`
+	FlFlipEgress  *ebpf.Program `ebpf:"fl_flip_egress"`
 	FlHoldEgress  *ebpf.Program `ebpf:"fl_hold_egress"`
 	FlLoseEgress  *ebpf.Program `ebpf:"fl_lose_egress"`
 	FlShapeEgress *ebpf.Program `ebpf:"fl_shape_egress"`
@@ -339,6 +350,7 @@ func (p *ObjectsPrograms) Close() error {
 		p.FlDropIngress,
 		p.FlDupEgress,
 		p.FlFallEgress,
+		p.FlFlipEgress,
 		p.FlHoldEgress,
 		p.FlLoseEgress,
 		p.FlShapeEgress,

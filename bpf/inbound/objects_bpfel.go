@@ -64,7 +64,7 @@ type ObjectsFlConfig struct {
 	Observe uint32
 	Levels  uint32
 	Class   uint32
-	Pad     uint32
+	Wrong   uint32
 }
 
 type ObjectsFlDecision struct {
@@ -75,7 +75,15 @@ type ObjectsFlDecision struct {
 	Mark      uint32
 	Faults    uint32
 	Effects   uint32
-	Pad       uint32
+	Damage    uint32
+	Place     struct {
+		_         structs.HostLayout
+		Network   uint8
+		Protocol  uint8
+		Fragment  uint16
+		Transport uint16
+		Payload   uint16
+	}
 }
 
 type ObjectsFlDelayTable struct {

@@ -32,6 +32,17 @@ enum {
 	BPF_F_NO_PREALLOC = 1,
 };
 
+/* Flags of bpf_l4_csum_replace, whose lowest bits are the size of the field. */
+enum {
+	BPF_F_MARK_MANGLED_0 = 1 << 5,
+};
+
+/* Modes and flags of bpf_skb_adjust_room. */
+enum {
+	BPF_ADJ_ROOM_MAC = 1,
+	BPF_F_ADJ_ROOM_FIXED_GSO = 1 << 0,
+};
+
 /* Where an offset of bpf_skb_load_bytes_relative counts from. */
 enum bpf_hdr_start_off {
 	BPF_HDR_START_MAC = 0,
@@ -77,7 +88,10 @@ struct __sk_buff {
 	__u64 tstamp;
 	__u32 wire_len;
 	__u32 gso_segs;
+	__u64 sk;
+	__u32 gso_size;
 };
+_Static_assert(__builtin_offsetof(struct __sk_buff, gso_size) == 176, "linux/bpf.h");
 _Static_assert(__builtin_offsetof(struct __sk_buff, tstamp) == 152, "linux/bpf.h");
 
 /* Results of a program at a tc hook; TCX and cls_bpf agree on these. */

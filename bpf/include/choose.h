@@ -32,7 +32,8 @@ struct fl_config {
 	/* The class of a qdisc to which fl_steer_egress leads packets: its handle
 	 * and, from 1 on, its number. */
 	__u32 class;
-	__u32 pad;
+	/* Leave the checksum of a damaged packet as it was. */
+	__u32 wrong;
 };
 _Static_assert(sizeof(struct fl_config) == 224, "known to Go");
 

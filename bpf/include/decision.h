@@ -38,11 +38,26 @@ enum fl_effect {
 	/* It waits with its socket, which feels the queue. */
 	EFFECT_SHAPE = 1 << 2,
 	EFFECT_DUPLICATE = 1 << 3,
+	EFFECT_CORRUPT = 1 << 4,
 	/* It waits without its socket until others have passed it. */
 	EFFECT_REORDER = 1 << 5,
 
+	/* What copies of a large segment are cut to: one of them to the part that
+	 * is hit, and all others to the rest (bpf/tc). */
+	EFFECT_CUT_HIT = 1 << 16,
+	EFFECT_CUT_REST = 1 << 17,
 	/* No effect, but what became of it: the interface holds it, or a copy. */
-	HELD = 1 << 16,
+	HELD = 1 << 18,
+};
+
+/* Where the parts of a packet begin, from its first byte. */
+struct fl_place {
+	__u8 network;
+	/* As in struct fl_packet. */
+	__u8 protocol;
+	__u16 fragment;
+	__u16 transport;
+	__u16 payload;
 };
 
 struct fl_decision {
@@ -57,9 +72,14 @@ struct fl_decision {
 	/* Bit n: fault n of the run hits it. */
 	__u32 faults;
 	__u32 effects; /* enum fl_effect */
-	__u32 pad;
+	/* Which bit is flipped and how (corrupt.h); only with EFFECT_CORRUPT. */
+	__u32 damage;
+	/* Of the packet that is being damaged. What the verifier knows of values
+	 * ends where they are written to a map: the many ways to parse a packet
+	 * are one from here on. */
+	struct fl_place place;
 };
-_Static_assert(sizeof(struct fl_decision) == 40, "known to Go");
+_Static_assert(sizeof(struct fl_decision) == 48, "known to Go");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -12,7 +12,7 @@ struct fl_event {
 	__u32 egress;
 	__u32 pad;
 };
-_Static_assert(sizeof(struct fl_packet) == 40, "known to Go");
+_Static_assert(sizeof(struct fl_packet) == 44, "known to Go");
 _Static_assert(sizeof(struct fl_event) == 72, "known to Go");
 
 struct {

@@ -22,6 +22,12 @@ struct fl_packet {
 	/* Not the first fragment: it has no transport header. */
 	__u8 later_fragment;
 	__u8 family; /* 4 or 6 */
+	/* Where the transport header begins, or what a later fragment has in its
+	 * place; counted from the network header. */
+	__u16 transport;
+	/* Of a fragment: bytes of the datagram before it, in eights, and
+	 * MORE_FRAGMENTS. 0: the packet is whole. */
+	__u16 fragment;
 };
 
 enum {
@@ -30,6 +36,8 @@ enum {
 	IPV6_EXTENSIONS = 8,
 	IP_OFFSET_MASK = 0x1fff,
 	IPV6_OFFSET_MASK = 0xfff8,
+	IP_MORE_FRAGMENTS = 0x2000,
+	MORE_FRAGMENTS = 1,
 };
 
 struct ipv4_header {
@@ -83,6 +91,7 @@ static __always_inline long parse_transport(struct __sk_buff *skb, __u32 offset,
 {
 	__be16 ports[2];
 
+	packet->transport = offset;
 	if (packet->later_fragment)
 		return 0;
 	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP)
@@ -106,8 +115,10 @@ static __always_inline long parse_ipv4(struct __sk_buff *skb,
 		return -1;
 	packet->family = 4;
 	packet->protocol = ip.protocol;
-	packet->later_fragment =
-		(bpf_ntohs(ip.fragment) & IP_OFFSET_MASK) != 0;
+	packet->fragment = (bpf_ntohs(ip.fragment) & IP_OFFSET_MASK) * 8 |
+			   ((bpf_ntohs(ip.fragment) & IP_MORE_FRAGMENTS) ?
+				    MORE_FRAGMENTS : 0);
+	packet->later_fragment = packet->fragment > MORE_FRAGMENTS;
 	map_ipv4(&packet->source, ip.source);
 	map_ipv4(&packet->destination, ip.destination);
 	return parse_transport(skb, (ip.version_ihl & 0xf) * 4, packet);
@@ -135,8 +146,10 @@ static __always_inline long parse_ipv6(struct __sk_buff *skb,
 		if (load_net(skb, offset, &extension, sizeof(extension)))
 			return -1;
 		if (next == IPPROTO_FRAGMENT) {
-			if (bpf_ntohs(extension.offset) & IPV6_OFFSET_MASK)
-				packet->later_fragment = 1;
+			/* The bits are where ours are (RFC 8200). */
+			packet->fragment = bpf_ntohs(extension.offset) &
+					   (IPV6_OFFSET_MASK | MORE_FRAGMENTS);
+			packet->later_fragment = packet->fragment > MORE_FRAGMENTS;
 			offset += 8;
 		} else if (next == IPPROTO_AH) {
 			offset += (extension.length + 2) * 4;

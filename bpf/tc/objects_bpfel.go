@@ -21,7 +21,29 @@ type ObjectsFlDecision struct {
 	Mark      uint32
 	Faults    uint32
 	Effects   uint32
-	Pad       uint32
+	Damage    uint32
+	Place     struct {
+		_         structs.HostLayout
+		Network   uint8
+		Protocol  uint8
+		Fragment  uint16
+		Transport uint16
+		Payload   uint16
+	}
+}
+
+type ObjectsFlDiceState struct {
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Bad     uint32
+	Last    uint32
+	Pad     uint32
+	Ordinal uint64
+	Hits    uint64
+	Sampled uint64
 }
 
 type ObjectsFlLease struct {
@@ -45,9 +67,12 @@ const (
 	ObjectsMapFlDecisions  = "fl_decisions"
 	ObjectsMapFlDone       = "fl_done"
 	ObjectsMapFlLease      = "fl_lease"
+	ObjectsMapFlState      = "fl_state"
 	ObjectsMapFlTargets    = "fl_targets"
+	ObjectsProgFlClsDamage = "fl_cls_damage"
 	ObjectsProgFlClsEgress = "fl_cls_egress"
 	ObjectsProgFlClsHold   = "fl_cls_hold"
+	ObjectsProgFlTcxDamage = "fl_tcx_damage"
 	ObjectsProgFlTcxEgress = "fl_tcx_egress"
 	ObjectsProgFlTcxHold   = "fl_tcx_hold"
 	ObjectsVarFlTcConfig   = "fl_tc_config"
@@ -95,8 +120,10 @@ type ObjectsSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsProgramSpecs struct {
+	FlClsDamage *ebpf.ProgramSpec `ebpf:"fl_cls_damage"`
 	FlClsEgress *ebpf.ProgramSpec `ebpf:"fl_cls_egress"`
 	FlClsHold   *ebpf.ProgramSpec `ebpf:"fl_cls_hold"`
+	FlTcxDamage *ebpf.ProgramSpec `ebpf:"fl_tcx_damage"`
 	FlTcxEgress *ebpf.ProgramSpec `ebpf:"fl_tcx_egress"`
 	FlTcxHold   *ebpf.ProgramSpec `ebpf:"fl_tcx_hold"`
 }
@@ -108,6 +135,7 @@ type ObjectsMapSpecs struct {
 	FlDecisions *ebpf.MapSpec `ebpf:"fl_decisions"`
 	FlDone      *ebpf.MapSpec `ebpf:"fl_done"`
 	FlLease     *ebpf.MapSpec `ebpf:"fl_lease"`
+	FlState     *ebpf.MapSpec `ebpf:"fl_state"`
 	FlTargets   *ebpf.MapSpec `ebpf:"fl_targets"`
 }
 
@@ -141,6 +169,7 @@ type ObjectsMaps struct {
 	FlDecisions *ebpf.Map `ebpf:"fl_decisions"`
 	FlDone      *ebpf.Map `ebpf:"fl_done"`
 	FlLease     *ebpf.Map `ebpf:"fl_lease"`
+	FlState     *ebpf.Map `ebpf:"fl_state"`
 	FlTargets   *ebpf.Map `ebpf:"fl_targets"`
 }
 
@@ -149,6 +178,7 @@ func (m *ObjectsMaps) Close() error {
 		m.FlDecisions,
 		m.FlDone,
 		m.FlLease,
+		m.FlState,
 		m.FlTargets,
 	)
 }
@@ -164,16 +194,20 @@ type ObjectsVariables struct {
 //
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsPrograms struct {
+	FlClsDamage *ebpf.Program `ebpf:"fl_cls_damage"`
 	FlClsEgress *ebpf.Program `ebpf:"fl_cls_egress"`
 	FlClsHold   *ebpf.Program `ebpf:"fl_cls_hold"`
+	FlTcxDamage *ebpf.Program `ebpf:"fl_tcx_damage"`
 	FlTcxEgress *ebpf.Program `ebpf:"fl_tcx_egress"`
 	FlTcxHold   *ebpf.Program `ebpf:"fl_tcx_hold"`
 }
 
 func (p *ObjectsPrograms) Close() error {
 	return _ObjectsClose(
+		p.FlClsDamage,
 		p.FlClsEgress,
 		p.FlClsHold,
+		p.FlTcxDamage,
 		p.FlTcxEgress,
 		p.FlTcxHold,
 	)

@@ -13,6 +13,7 @@
  * had and the time when it may leave, and waits in the fq qdisc.
  */
 #include "../include/abi.h"
+#include "../include/damage.h"
 #include "../include/decision.h"
 #include "../include/lease.h"
 #include "../include/packet.h"
@@ -122,14 +123,26 @@ static __always_inline enum fate replace(struct __sk_buff *skb,
 	return error ? DROPPED : VANISHES;
 }
 
+/* What a large segment is cut to. */
+static __noinline enum fl_hit cut(struct __sk_buff *skb, struct fl_decision *decision)
+{
+	if (find_place(skb, &decision->place))
+		return NOT_HIT;
+	if (decision->effects & EFFECT_CUT_HIT)
+		return damage_wrong(skb, &decision->place, decision->damage);
+	return cut_rest(skb, &decision->place);
+}
+
 /* The packet goes on itself, with its socket. */
 static __always_inline enum fate let_go(struct __sk_buff *skb,
-					struct fl_decision *decision)
+					struct fl_decision *decision, int damages)
 {
 	enum fate fate = GOES_ON;
 
 	if (decision->effects & EFFECT_DUPLICATE && send_copy(skb) < 0)
 		fate = SPARED;
+	if (damages && decision->effects & EFFECT_CUT_REST && cut(skb, decision) == RUINED)
+		fate = DROPPED;
 	skb->mark = decision->mark;
 	if (decision->effects & EFFECT_SHAPE)
 		stamp(skb, decision->departure);
@@ -138,17 +151,27 @@ static __always_inline enum fate let_go(struct __sk_buff *skb,
 
 /* The copy comes by. */
 static __always_inline enum fate send_off(struct __sk_buff *skb,
-					  struct fl_decision *decision)
+					  struct fl_decision *decision, int damages)
 {
+	__u32 effects = decision->effects;
+
 	/* No copy has a socket: somebody else's has set this mark. */
 	if (bpf_skb_cgroup_id(skb))
 		return GOES_ON;
+	if (damages && effects & (EFFECT_CUT_HIT | EFFECT_CUT_REST)) {
+		enum fl_hit hit = cut(skb, decision);
+
+		if (hit == RUINED || (hit != HIT && effects & EFFECT_CUT_HIT))
+			return DROPPED;
+		/* Tells who waits for it. */
+		decision->effects &= ~EFFECT_CUT_HIT;
+	}
 	skb->mark = decision->mark;
-	if (decision->effects & (EFFECT_HOLD | EFFECT_SHAPE | EFFECT_REORDER))
+	if (effects & (EFFECT_HOLD | EFFECT_SHAPE | EFFECT_REORDER))
 		stamp(skb, decision->departure);
 	/* fq lets nothing of a flow pass what waits of it; the others of a socket
 	 * that is not connected are of the flow of their hash too. */
-	if (decision->effects & EFFECT_REORDER)
+	if (effects & EFFECT_REORDER)
 		bpf_set_hash(skb, bpf_get_hash_recalc(skb) ^ OTHER_FLOW);
 	decision->effects |= HELD;
 	return GOES_ON;
@@ -167,19 +190,78 @@ static __always_inline __u64 leaves_at(struct __sk_buff *skb, __u64 after)
 	return after > now ? after : now;
 }
 
-/* Does what was decided about a packet of the target. */
-static __always_inline enum fate carry_out(struct __sk_buff *skb,
-					   struct fl_decision *decision)
+/* Sends the part of a large segment that is hit, alone. */
+static __always_inline long send_hit(struct __sk_buff *skb, struct fl_decision *decision)
 {
-	if (decision->effects & EFFECT_LOSE)
-		return VANISHES;
-	decision->departure = decision->hold + leaves_at(skb, decision->after);
-	if (decision->effects & (EFFECT_HOLD | EFFECT_REORDER))
-		return replace(skb, decision);
-	return let_go(skb, decision);
+	long error;
+
+	decision->effects |= EFFECT_CUT_HIT;
+	error = send_copy(skb);
+	if (decision->effects & EFFECT_CUT_HIT)
+		error = -1;
+	decision->effects &= ~EFFECT_CUT_HIT;
+	return error;
 }
 
-static __always_inline enum fate fate_of(struct __sk_buff *skb)
+/*
+ * Damages the packet itself, so that whatever copies it has are damaged too. A
+ * large segment that others cut up has its checksums made by them, and none of
+ * them wrong: its first part is sent before it.
+ */
+static __noinline enum fl_hit corrupt(struct __sk_buff *skb, struct fl_decision *decision)
+{
+	__u32 damage = decision->damage;
+
+	if (find_place(skb, &decision->place))
+		return NOT_HIT;
+	if (!(damage & DAMAGE_WRONG))
+		return damage_right(skb, &decision->place, damage);
+	if (!skb->gso_size)
+		return damage_wrong(skb, &decision->place, damage);
+	/* The parts of UDP have to come from its own socket (UDP_SEGMENT). */
+	if (decision->place.protocol != IPPROTO_TCP || send_hit(skb, decision))
+		return NOT_HIT;
+	if (decision->effects & EFFECT_DUPLICATE)
+		send_hit(skb, decision);
+	decision->effects |= EFFECT_CUT_REST;
+	return HIT;
+}
+
+/* The packet was to be damaged, and is not: the others have hit it. */
+static __always_inline void not_damaged(struct fl_decision *decision, __u32 *faults)
+{
+	if (decision->effects & EFFECT_CORRUPT)
+		*faults &= ~(1U << (decision->damage >> DAMAGE_FAULT_SHIFT & (FAULTS_MAX - 1)));
+}
+
+/* Does what was decided about a packet of the target. */
+static __always_inline enum fate carry_out(struct __sk_buff *skb,
+					   struct fl_decision *decision, int damages,
+					   __u32 *faults)
+{
+	if (decision->effects & EFFECT_LOSE) {
+		not_damaged(decision, faults);
+		return VANISHES;
+	}
+	decision->departure = decision->hold + leaves_at(skb, decision->after);
+	if (damages && decision->effects & EFFECT_CORRUPT) {
+		enum fl_hit hit = corrupt(skb, decision);
+
+		if (hit == RUINED)
+			return DROPPED;
+		if (hit == NOT_HIT)
+			not_damaged(decision, faults);
+	}
+	if (decision->effects & (EFFECT_HOLD | EFFECT_REORDER))
+		return replace(skb, decision);
+	return let_go(skb, decision, damages);
+}
+
+/*
+ * damages is a constant: only the programs of faults that damage have the code for
+ * it, which is large, and what is to be damaged is theirs alone.
+ */
+static __always_inline enum fate fate_of(struct __sk_buff *skb, int damages)
 {
 	const volatile struct fl_tc_config *config = &fl_tc_config;
 	struct fl_decision *decision = decision_of(skb->mark, config->run);
@@ -190,8 +272,10 @@ static __always_inline enum fate fate_of(struct __sk_buff *skb)
 
 	if (!decision)
 		return GOES_ON;
+	if (!damages && decision->effects & EFFECT_CORRUPT)
+		return GOES_ON;
 	if (skb->mark & MARK_COPY)
-		return send_off(skb, decision);
+		return send_off(skb, decision, damages);
 	if (!of_target(skb))
 		return GOES_ON;
 	faults = decision->faults;
@@ -201,7 +285,7 @@ static __always_inline enum fate fate_of(struct __sk_buff *skb)
 			skb->mark = decision->mark;
 		return GOES_ON;
 	}
-	fate = carry_out(skb, decision);
+	fate = carry_out(skb, decision, damages, &faults);
 	/* A datagram was chosen as a whole, and leaves in pieces: it is
 	 * counted with the first. */
 	if ((fate == GOES_ON || fate == VANISHES) &&
@@ -227,24 +311,37 @@ static __always_inline int cls_result(enum fate fate)
 SEC("tcx/egress")
 int fl_tcx_egress(struct __sk_buff *skb)
 {
-	return tcx_result(fate_of(skb));
+	return tcx_result(fate_of(skb, 0));
 }
 
 SEC("tc")
 int fl_cls_egress(struct __sk_buff *skb)
 {
-	return cls_result(fate_of(skb));
+	return cls_result(fate_of(skb, 0));
 }
 
 /* The same under another name, by which faults that need the fq qdisc are known. */
 SEC("tcx/egress")
 int fl_tcx_hold(struct __sk_buff *skb)
 {
-	return tcx_result(fate_of(skb));
+	return tcx_result(fate_of(skb, 0));
 }
 
 SEC("tc")
 int fl_cls_hold(struct __sk_buff *skb)
 {
-	return cls_result(fate_of(skb));
+	return cls_result(fate_of(skb, 0));
+}
+
+/* The same for faults that damage packets. */
+SEC("tcx/egress")
+int fl_tcx_damage(struct __sk_buff *skb)
+{
+	return tcx_result(fate_of(skb, 1));
+}
+
+SEC("tc")
+int fl_cls_damage(struct __sk_buff *skb)
+{
+	return cls_result(fate_of(skb, 1));
 }

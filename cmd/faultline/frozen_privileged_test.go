@@ -71,6 +71,9 @@ var freezings = []freezing{
 	// Each second one falls back: none comes behind ten that are in order.
 	{kind: "networkReorder", fields: "{percent: 100, gap: 2}, rate: {every: 2}", mechanism: "tcx_fq", mixed: true, needs: needs(kernel.TCX, kernel.FQ)},
 	{kind: "networkReorder", fields: "{percent: 100, gap: 2}, rate: {every: 2}", mechanism: "cls_bpf_fq", mixed: true, needs: needs(kernel.ClsBPF, kernel.FQ)},
+	// The other side's kernel drops what is damaged.
+	{kind: "networkCorrupt", fields: "{percent: 100}", mechanism: "tcx", needs: needs(kernel.TCX)},
+	{kind: "networkCorrupt", fields: "{percent: 100}", mechanism: "cls_bpf", needs: needs(kernel.ClsBPF)},
 	{kind: "networkBandwidth", fields: "{rate: 8bit, burst: 1B}", needs: needs(kernel.FQ)},
 	{kind: "cpuPressure", fields: "{limit: 20%}", file: "cpu.max", needs: needs(kernel.CPUController)},
 	{kind: "memoryPressure", fields: "{limit: 64MiB}", file: "memory.high", needs: needs(kernel.MemoryController)},

@@ -81,24 +81,18 @@ type Answer struct {
 // an ICMP echo, "stream N" with N bytes over a connection. The argument is the
 // address.
 func probe(in io.Reader, out *json.Encoder, args []string) error {
-	if err := out.Encode("ready"); err != nil {
-		return err
-	}
 	sockets := map[string]net.PacketConn{}
-	for {
-		var what string
-		var size int
-		if _, err := fmt.Fscanln(in, &what, &size); err != nil {
-			return nil
+	return env.Serve(in, out, func(words []string) (any, error) {
+		size, err := strconv.Atoi(words[1])
+		if err != nil {
+			return nil, err
 		}
-		answer, err := ask(sockets, what, size, args[0])
+		answer, err := ask(sockets, words[0], size, args[0])
 		if err != nil {
 			answer.Error = err.Error()
 		}
-		if err := out.Encode(answer); err != nil {
-			return err
-		}
-	}
+		return answer, nil
+	})
 }
 
 func ask(sockets map[string]net.PacketConn, what string, size int, address string) (answer Answer, err error) {
@@ -280,18 +274,7 @@ func group(in io.Reader, out *json.Encoder, args []string) error {
 			_, _ = socket.WriteTo(buffer[:n], from)
 		}
 	}()
-	if err := out.Encode("ready"); err != nil {
-		return err
-	}
-	var line string
-	for {
-		if _, err := fmt.Fscanln(in, &line); err != nil {
-			return nil
-		}
-		if err := out.Encode(len(got)); err != nil {
-			return err
-		}
-	}
+	return env.Serve(in, out, func([]string) (any, error) { return len(got), nil })
 }
 
 func reusing(address string) (net.PacketConn, error) {

@@ -51,8 +51,8 @@ var (
 	byCls   = way{"add clsact, where it is missing, and a cls_bpf filter with program %s to egress", undoJournal, attachCls, false}
 )
 
-// The hooks by their mechanisms: where no packet waits, and where some do and
-// need the fq qdisc.
+// The hooks by their mechanisms: where no packet waits, where some do and need the
+// fq qdisc, and where some are damaged.
 var (
 	passing = map[string]*hook{
 		mechanismTCX:    {tc.ObjectsProgFlTcxEgress, byTCX},
@@ -61,6 +61,10 @@ var (
 	holding = map[string]*hook{
 		mechanismTCXFQ: {tc.ObjectsProgFlTcxHold, byTCX},
 		mechanismClsFQ: {tc.ObjectsProgFlClsHold, byCls},
+	}
+	damaging = map[string]*hook{
+		mechanismTCX:    {tc.ObjectsProgFlTcxDamage, byTCX},
+		mechanismClsBPF: {tc.ObjectsProgFlClsDamage, byCls},
 	}
 	// emulating has no program at the interface.
 	emulating = &hook{"", byQdisc}

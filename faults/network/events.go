@@ -30,7 +30,7 @@ type packetEvent struct {
 	DestPort    uint16
 	Protocol    uint8
 	TCPFlags    uint8
-	_           [2]uint8
+	_           [6]uint8
 	Length      uint32
 	Egress      uint32
 	_           [4]uint8

@@ -21,6 +21,7 @@ func TestMain(m *testing.M) {
 	workloads["inject"] = inject
 	workloads["timed-send"] = timedSend
 	workloads["pour"] = pour
+	workloads["unusual"] = unusual
 	env.Main(m, workloads)
 }
 

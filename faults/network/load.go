@@ -183,6 +183,9 @@ func (p *plan) config(run, number uint32) cgroupskb.ObjectsFlConfig {
 		config.Levels |= 1 << cgroup.Level
 	}
 	config.Reorder.Gap = p.gap
+	if p.wrong {
+		config.Wrong = 1
+	}
 	config.Filter.Flags, config.Filter.Protocol = p.filterFlags(), filterProtocol(p.filter.protocol)
 	if p.req.Observe {
 		config.Observe = 1

@@ -46,7 +46,7 @@ type order struct {
 }
 
 func kindOf(name string) fault.Kind {
-	for _, kind := range []fault.Kind{network.Loss(), network.Partition(), network.Latency()} {
+	for _, kind := range network.Kinds() {
 		if kind.Name == name {
 			return kind
 		}

@@ -24,7 +24,7 @@ import (
 
 // Kinds are all of the family, in the order of the contract.
 func Kinds() []fault.Kind {
-	return []fault.Kind{Loss(), Partition(), Latency(), Duplicate(), corrupt(), Reorder(), Bandwidth()}
+	return []fault.Kind{Loss(), Partition(), Latency(), Duplicate(), Corrupt(), Reorder(), Bandwidth()}
 }
 
 // Limits of bpf/tc.
@@ -50,6 +50,8 @@ type plan struct {
 	delay *dice.Delay
 	shape *shape
 	gap   uint32
+	// wrong: packets are damaged, and their checksums left as they were.
+	wrong bool
 	// queue is what the fq qdisc has to be able to hold; nil when nothing waits.
 	queue *qdisc.Params
 	// emulation is in the place of fq, and does what was decided; nil for none.

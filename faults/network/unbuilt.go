@@ -32,21 +32,6 @@ func byNetem() fault.Mechanism {
 	}
 }
 
-func corrupt() fault.Kind {
-	return fault.Kind{
-		Name:       "networkCorrupt",
-		Summary:    "flips bits in packets",
-		Scope:      fault.ScopeCgroup,
-		Mechanisms: held(),
-		Example: `target: {cgroup: /shop/checkout}
-networkCorrupt: {percent: 1}
-duration: 60s`,
-		Validate: func(spec *v1.Fault) []fault.Problem {
-			return validateShare(spec, "networkCorrupt", spec.GetNetworkCorrupt(), "packets are corrupted")
-		},
-	}
-}
-
 // validateShare checks the kinds that hit a share of the packets.
 func validateShare(spec *v1.Fault, kind string, share interface {
 	GetPercent() float64

@@ -54,26 +54,13 @@ func flood(in io.Reader, out *json.Encoder, _ []string) error {
 	if err := unix.Connect(socket, to); err != nil {
 		return fmt.Errorf("connecting: %w", err)
 	}
-	if err := out.Encode("ready"); err != nil {
-		return err
-	}
-	var line string
-	for {
-		if _, err := fmt.Fscanln(in, &line); err != nil {
-			return nil
-		}
-		length, err := time.ParseDuration(line)
+	return env.Serve(in, out, func(words []string) (any, error) {
+		length, err := time.ParseDuration(words[0])
 		if err != nil {
-			return err
+			return nil, err
 		}
-		result, err := send(socket, length)
-		if err != nil {
-			return err
-		}
-		if err := out.Encode(result); err != nil {
-			return err
-		}
-	}
+		return send(socket, length)
+	})
 }
 
 func send(socket int, length time.Duration) (burst, error) {

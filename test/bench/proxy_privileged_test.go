@@ -49,26 +49,13 @@ func ask(in io.Reader, out *json.Encoder, args []string) error {
 			return err
 		}
 	}
-	if err := out.Encode("ready"); err != nil {
-		return err
-	}
-	var line string
-	for {
-		if _, err := fmt.Fscanln(in, &line); err != nil {
-			return nil
-		}
-		length, err := time.ParseDuration(line)
+	return env.Serve(in, out, func(words []string) (any, error) {
+		length, err := time.ParseDuration(words[0])
 		if err != nil {
-			return err
+			return nil, err
 		}
-		result, err := askAll(connections, length)
-		if err != nil {
-			return err
-		}
-		if err := out.Encode(result); err != nil {
-			return err
-		}
-	}
+		return askAll(connections, length)
+	})
 }
 
 func askAll(connections []net.Conn, length time.Duration) (result asked, err error) {

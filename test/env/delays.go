@@ -63,34 +63,22 @@ func stampSend(in io.Reader, out *json.Encoder, args []string) error {
 		return err
 	}
 	packet := make([]byte, max(size, stampHead))
-	if err := out.Encode("ready"); err != nil {
-		return err
-	}
-	var line string
-	for {
-		if _, err := fmt.Fscanln(in, &line); err != nil {
-			return nil
-		}
+	return Serve(in, out, func([]string) (any, error) {
 		var result Sent
 		ticker := time.NewTicker(interval)
+		defer ticker.Stop()
 		for i := range count {
 			<-ticker.C
 			now, err := monotonic()
 			if err != nil {
-				return err
+				return nil, err
 			}
 			binary.BigEndian.PutUint32(packet, uint32(i))
 			binary.BigEndian.PutUint64(packet[4:], now)
-			if _, err := write(packet); err != nil {
-				result.Errors++
-				result.First = err.Error()
-			}
+			result.wrote(write(packet))
 		}
-		ticker.Stop()
-		if err := out.Encode(result); err != nil {
-			return err
-		}
-	}
+		return result, nil
+	})
 }
 
 // oneCPU keeps what calls it on the first CPU that it may use: packets that are
@@ -115,58 +103,34 @@ func oneCPU() error {
 // stampReceive prints what came at each line that it reads. The line says how
 // long the first datagram is waited for, and how long each after it.
 func stampReceive(in io.Reader, out *json.Encoder, args []string) error {
-	address, err := net.ResolveUDPAddr("udp", args[0])
+	connection, err := listenUDP(args[0])
 	if err != nil {
 		return err
 	}
-	connection, err := net.ListenUDP("udp", address)
-	if err != nil {
-		return err
-	}
-	if err := growBuffer(connection); err != nil {
-		return err
-	}
-	if err := out.Encode("ready"); err != nil {
-		return err
-	}
-	for {
-		var first, next string
-		if _, err := fmt.Fscanln(in, &first, &next); err != nil {
-			return nil
-		}
-		patience, err := time.ParseDuration(first)
+	return Serve(in, out, func(words []string) (any, error) {
+		first, err := time.ParseDuration(words[0])
 		if err != nil {
-			return err
+			return nil, err
 		}
-		then, err := time.ParseDuration(next)
+		next, err := time.ParseDuration(words[1])
 		if err != nil {
-			return err
+			return nil, err
 		}
 		arrivals := []Arrival{}
-		buffer := make([]byte, 65536)
-		for {
-			if err := connection.SetReadDeadline(time.Now().Add(patience)); err != nil {
-				return err
-			}
-			n, err := connection.Read(buffer)
-			if err != nil {
-				break
-			}
+		err = receive(connection, first, func(datagram []byte) (time.Duration, error) {
 			now, err := monotonic()
 			if err != nil {
-				return err
+				return 0, err
 			}
-			if n < stampHead {
-				return fmt.Errorf("a datagram has %d bytes", n)
+			if len(datagram) < stampHead {
+				return 0, fmt.Errorf("a datagram has %d bytes", len(datagram))
 			}
-			sent := binary.BigEndian.Uint64(buffer[4:])
-			patience = then
-			arrivals = append(arrivals, Arrival{int(binary.BigEndian.Uint32(buffer)), time.Duration(now - sent), time.Duration(now)})
-		}
-		if err := out.Encode(arrivals); err != nil {
-			return err
-		}
-	}
+			sent := binary.BigEndian.Uint64(datagram[4:])
+			arrivals = append(arrivals, Arrival{int(binary.BigEndian.Uint32(datagram)), time.Duration(now - sent), time.Duration(now)})
+			return next, nil
+		})
+		return arrivals, err
+	})
 }
 
 // Arrival is a datagram that came, after some time on its way.

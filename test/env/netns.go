@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -182,4 +183,33 @@ func (n *Namespace) Run(name string, args ...string) string {
 		return err
 	})
 	return string(output)
+}
+
+// ethtool is struct ifreq with a struct ethtool_value (linux/ethtool.h).
+type ethtool struct {
+	name  [unix.IFNAMSIZ]byte
+	value *ethtoolValue
+	_     [16]byte
+}
+
+type ethtoolValue struct{ command, data uint32 }
+
+// NoChecksumOffload lets the kernel make the checksums of what leaves by the
+// interface of a Network, and cut up large segments. With it receivers on the
+// same machine don't look at them.
+func (n *Namespace) NoChecksumOffload() {
+	n.t.Helper()
+	n.Do(func() error {
+		socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(socket) }()
+		request := ethtool{value: &ethtoolValue{command: 0x17 /* ETHTOOL_STXCSUM */, data: 0}}
+		copy(request.name[:], Veth)
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(socket), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request))); errno != 0 {
+			return fmt.Errorf("switching checksums of %s off: %w", Veth, errno)
+		}
+		return nil
+	})
 }

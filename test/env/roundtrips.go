@@ -25,18 +25,15 @@ const patience = 10 * time.Second
 // open, at each line that it reads: how ("ping" or "dial"), how many, and how
 // long after one the next one begins. Several are under way at a time.
 func roundTrips(in io.Reader, out *json.Encoder, args []string) error {
-	if err := out.Encode("ready"); err != nil {
-		return err
-	}
-	for {
-		var how, every string
-		var count int
-		if _, err := fmt.Fscanln(in, &how, &count, &every); err != nil {
-			return nil
-		}
-		interval, err := time.ParseDuration(every)
+	return Serve(in, out, func(words []string) (any, error) {
+		how := words[0]
+		count, err := strconv.Atoi(words[1])
 		if err != nil {
-			return err
+			return nil, err
+		}
+		interval, err := time.ParseDuration(words[2])
+		if err != nil {
+			return nil, err
 		}
 		var times []time.Duration
 		if how == "ping" {
@@ -45,12 +42,10 @@ func roundTrips(in io.Reader, out *json.Encoder, args []string) error {
 			times, err = dial(net.JoinHostPort(args[0], args[1]), count, interval)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", how, err)
+			return nil, fmt.Errorf("%s: %w", how, err)
 		}
-		if err := out.Encode(times); err != nil {
-			return err
-		}
-	}
+		return times, nil
+	})
 }
 
 // dial measures how long connecting takes.

@@ -19,16 +19,21 @@ import (
 	"faultline.dev/faultline/faults/fault"
 )
 
-// Traffic are the workloads of UDPPair, TCPPair, DelayPair and RoundTrips, for Main.
+// Traffic are the workloads of UDPPair, TCPPair, DelayPair, ContentPair,
+// StreamPair and RoundTrips, for Main.
 func Traffic() map[string]Workload {
 	return map[string]Workload{
-		"udp-send":      udpSend,
-		"udp-receive":   udpReceive,
-		"tcp-serve":     tcpServe,
-		"tcp-send":      tcpSend,
-		"stamp-send":    stampSend,
-		"stamp-receive": stampReceive,
-		"round-trips":   roundTrips,
+		"udp-send":        udpSend,
+		"udp-receive":     udpReceive,
+		"tcp-serve":       tcpServe,
+		"tcp-send":        tcpSend,
+		"stamp-send":      stampSend,
+		"stamp-receive":   stampReceive,
+		"round-trips":     roundTrips,
+		"content-send":    contentSend,
+		"content-receive": contentReceive,
+		"stream-send":     streamSend,
+		"stream-receive":  streamReceive,
 	}
 }
 
@@ -57,69 +62,32 @@ func udpSend(in io.Reader, out *json.Encoder, args []string) error {
 		}
 		padding = strings.Repeat(" ", size)
 	}
-	if err := out.Encode("ready"); err != nil {
-		return err
-	}
-	var line string
-	for {
-		if _, err := fmt.Fscanln(in, &line); err != nil {
-			return nil
-		}
+	return Serve(in, out, func([]string) (any, error) {
 		var result Sent
 		for i := range count {
-			if _, err := fmt.Fprint(connection, i, padding); err != nil {
-				result.Errors++
-				result.First = err.Error()
-			}
+			result.wrote(fmt.Fprint(connection, i, padding))
 		}
-		if err := out.Encode(result); err != nil {
-			return err
-		}
-	}
+		return result, nil
+	})
 }
 
 // udpReceive prints the numbers that came, at each line that it reads.
 func udpReceive(in io.Reader, out *json.Encoder, args []string) error {
-	address, err := net.ResolveUDPAddr("udp", args[0])
+	connection, err := listenUDP(args[0])
 	if err != nil {
 		return err
 	}
-	connection, err := net.ListenUDP("udp", address)
-	if err != nil {
-		return err
-	}
-	if err := growBuffer(connection); err != nil {
-		return err
-	}
-	if err := out.Encode("ready"); err != nil {
-		return err
-	}
-	var line string
-	for {
-		if _, err := fmt.Fscanln(in, &line); err != nil {
-			return nil
-		}
+	return Serve(in, out, func([]string) (any, error) {
+		// The sender has ended: what is not here then was lost.
+		const patience = 250 * time.Millisecond
 		received := []int{}
-		buffer := make([]byte, 65536)
-		for {
-			// The sender has ended: what is not here now was lost.
-			if err := connection.SetReadDeadline(time.Now().Add(250 * time.Millisecond)); err != nil {
-				return err
-			}
-			n, err := connection.Read(buffer)
-			if err != nil {
-				break
-			}
-			number, err := strconv.Atoi(strings.TrimSpace(string(buffer[:n])))
-			if err != nil {
-				return err
-			}
+		err := receive(connection, patience, func(datagram []byte) (time.Duration, error) {
+			number, err := strconv.Atoi(strings.TrimSpace(string(datagram)))
 			received = append(received, number)
-		}
-		if err := out.Encode(received); err != nil {
-			return err
-		}
-	}
+			return patience, err
+		})
+		return received, err
+	})
 }
 
 // growBuffer makes room for everything that is ever sent, whatever
@@ -213,17 +181,10 @@ func tcpSend(in io.Reader, out *json.Encoder, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := out.Encode("ready"); err != nil {
-		return err
-	}
 	var connection net.Conn
-	var line string
-	for {
-		if _, err := fmt.Fscanln(in, &line); err != nil {
-			return nil
-		}
+	return Serve(in, out, func(words []string) (any, error) {
 		var result Transfer
-		if line == "dial" {
+		if words[0] == "dial" {
 			connection, err = net.DialTimeout("tcp", args[0], limit)
 		} else {
 			result.Retransmits, err = echo(connection.(*net.TCPConn), limit)
@@ -231,10 +192,8 @@ func tcpSend(in io.Reader, out *json.Encoder, args []string) error {
 		if err != nil {
 			result.Error = err.Error()
 		}
-		if err := out.Encode(result); err != nil {
-			return err
-		}
-	}
+		return result, nil
+	})
 }
 
 func echo(connection *net.TCPConn, limit time.Duration) (retransmits uint32, err error) {

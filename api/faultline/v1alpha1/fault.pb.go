@@ -166,6 +166,58 @@ func (FileOperation) EnumDescriptor() ([]byte, []int) {
 	return file_faultline_v1alpha1_fault_proto_rawDescGZIP(), []int{1}
 }
 
+type NetworkCorrupt_Checksum int32
+
+const (
+	NetworkCorrupt_CHECKSUM_UNSPECIFIED NetworkCorrupt_Checksum = 0
+	// It stays that of the packet before: the receiver's kernel notices, and
+	// drops the packet.
+	NetworkCorrupt_WRONG NetworkCorrupt_Checksum = 1
+	// It becomes that of the damaged packet: the receiving program gets it.
+	NetworkCorrupt_RIGHT NetworkCorrupt_Checksum = 2
+)
+
+// Enum value maps for NetworkCorrupt_Checksum.
+var (
+	NetworkCorrupt_Checksum_name = map[int32]string{
+		0: "CHECKSUM_UNSPECIFIED",
+		1: "WRONG",
+		2: "RIGHT",
+	}
+	NetworkCorrupt_Checksum_value = map[string]int32{
+		"CHECKSUM_UNSPECIFIED": 0,
+		"WRONG":                1,
+		"RIGHT":                2,
+	}
+)
+
+func (x NetworkCorrupt_Checksum) Enum() *NetworkCorrupt_Checksum {
+	p := new(NetworkCorrupt_Checksum)
+	*p = x
+	return p
+}
+
+func (x NetworkCorrupt_Checksum) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NetworkCorrupt_Checksum) Descriptor() protoreflect.EnumDescriptor {
+	return file_faultline_v1alpha1_fault_proto_enumTypes[2].Descriptor()
+}
+
+func (NetworkCorrupt_Checksum) Type() protoreflect.EnumType {
+	return &file_faultline_v1alpha1_fault_proto_enumTypes[2]
+}
+
+func (x NetworkCorrupt_Checksum) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NetworkCorrupt_Checksum.Descriptor instead.
+func (NetworkCorrupt_Checksum) EnumDescriptor() ([]byte, []int) {
+	return file_faultline_v1alpha1_fault_proto_rawDescGZIP(), []int{5, 0}
+}
+
 type SocketError_Operation int32
 
 const (
@@ -217,11 +269,11 @@ func (x SocketError_Operation) String() string {
 }
 
 func (SocketError_Operation) Descriptor() protoreflect.EnumDescriptor {
-	return file_faultline_v1alpha1_fault_proto_enumTypes[2].Descriptor()
+	return file_faultline_v1alpha1_fault_proto_enumTypes[3].Descriptor()
 }
 
 func (SocketError_Operation) Type() protoreflect.EnumType {
-	return &file_faultline_v1alpha1_fault_proto_enumTypes[2]
+	return &file_faultline_v1alpha1_fault_proto_enumTypes[3]
 }
 
 func (x SocketError_Operation) Number() protoreflect.EnumNumber {
@@ -279,11 +331,11 @@ func (x DnsFault_Answer) String() string {
 }
 
 func (DnsFault_Answer) Descriptor() protoreflect.EnumDescriptor {
-	return file_faultline_v1alpha1_fault_proto_enumTypes[3].Descriptor()
+	return file_faultline_v1alpha1_fault_proto_enumTypes[4].Descriptor()
 }
 
 func (DnsFault_Answer) Type() protoreflect.EnumType {
-	return &file_faultline_v1alpha1_fault_proto_enumTypes[3]
+	return &file_faultline_v1alpha1_fault_proto_enumTypes[4]
 }
 
 func (x DnsFault_Answer) Number() protoreflect.EnumNumber {
@@ -338,11 +390,11 @@ func (x Argument_Comparison) String() string {
 }
 
 func (Argument_Comparison) Descriptor() protoreflect.EnumDescriptor {
-	return file_faultline_v1alpha1_fault_proto_enumTypes[4].Descriptor()
+	return file_faultline_v1alpha1_fault_proto_enumTypes[5].Descriptor()
 }
 
 func (Argument_Comparison) Type() protoreflect.EnumType {
-	return &file_faultline_v1alpha1_fault_proto_enumTypes[4]
+	return &file_faultline_v1alpha1_fault_proto_enumTypes[5]
 }
 
 func (x Argument_Comparison) Number() protoreflect.EnumNumber {
@@ -393,11 +445,11 @@ func (x DiskError_Operation) String() string {
 }
 
 func (DiskError_Operation) Descriptor() protoreflect.EnumDescriptor {
-	return file_faultline_v1alpha1_fault_proto_enumTypes[5].Descriptor()
+	return file_faultline_v1alpha1_fault_proto_enumTypes[6].Descriptor()
 }
 
 func (DiskError_Operation) Type() protoreflect.EnumType {
-	return &file_faultline_v1alpha1_fault_proto_enumTypes[5]
+	return &file_faultline_v1alpha1_fault_proto_enumTypes[6]
 }
 
 func (x DiskError_Operation) Number() protoreflect.EnumNumber {
@@ -721,10 +773,15 @@ func (x *NetworkDuplicate) GetCorrelation() float64 {
 	return 0
 }
 
+// NetworkCorrupt flips one bit in the payload of packets.
 type NetworkCorrupt struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Percent       float64                `protobuf:"fixed64,1,opt,name=percent,proto3" json:"percent,omitempty"`
-	Correlation   float64                `protobuf:"fixed64,2,opt,name=correlation,proto3" json:"correlation,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many of 100 packets are damaged; above 0, at most 100.
+	Percent float64 `protobuf:"fixed64,1,opt,name=percent,proto3" json:"percent,omitempty"`
+	// Percentage: how likely a packet gets the same fate as the one before it.
+	Correlation float64 `protobuf:"fixed64,2,opt,name=correlation,proto3" json:"correlation,omitempty"`
+	// What becomes of the checksum: WRONG (default), RIGHT.
+	Checksum      NetworkCorrupt_Checksum `protobuf:"varint,3,opt,name=checksum,proto3,enum=faultline.v1alpha1.NetworkCorrupt_Checksum" json:"checksum,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -771,6 +828,13 @@ func (x *NetworkCorrupt) GetCorrelation() float64 {
 		return x.Correlation
 	}
 	return 0
+}
+
+func (x *NetworkCorrupt) GetChecksum() NetworkCorrupt_Checksum {
+	if x != nil {
+		return x.Checksum
+	}
+	return NetworkCorrupt_CHECKSUM_UNSPECIFIED
 }
 
 type NetworkReorder struct {
@@ -2037,10 +2101,15 @@ const file_faultline_v1alpha1_fault_proto_rawDesc = "" +
 	"\x05table\x18\x05 \x01(\tR\x05table\"N\n" +
 	"\x10NetworkDuplicate\x12\x18\n" +
 	"\apercent\x18\x01 \x01(\x01R\apercent\x12 \n" +
-	"\vcorrelation\x18\x02 \x01(\x01R\vcorrelation\"L\n" +
+	"\vcorrelation\x18\x02 \x01(\x01R\vcorrelation\"\xd1\x01\n" +
 	"\x0eNetworkCorrupt\x12\x18\n" +
 	"\apercent\x18\x01 \x01(\x01R\apercent\x12 \n" +
-	"\vcorrelation\x18\x02 \x01(\x01R\vcorrelation\"^\n" +
+	"\vcorrelation\x18\x02 \x01(\x01R\vcorrelation\x12G\n" +
+	"\bchecksum\x18\x03 \x01(\x0e2+.faultline.v1alpha1.NetworkCorrupt.ChecksumR\bchecksum\":\n" +
+	"\bChecksum\x12\x18\n" +
+	"\x14CHECKSUM_UNSPECIFIED\x10\x00\x12\t\n" +
+	"\x05WRONG\x10\x01\x12\t\n" +
+	"\x05RIGHT\x10\x02\"^\n" +
 	"\x0eNetworkReorder\x12\x18\n" +
 	"\apercent\x18\x01 \x01(\x01R\apercent\x12 \n" +
 	"\vcorrelation\x18\x02 \x01(\x01R\vcorrelation\x12\x10\n" +
@@ -2216,75 +2285,77 @@ func file_faultline_v1alpha1_fault_proto_rawDescGZIP() []byte {
 	return file_faultline_v1alpha1_fault_proto_rawDescData
 }
 
-var file_faultline_v1alpha1_fault_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_faultline_v1alpha1_fault_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
 var file_faultline_v1alpha1_fault_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_faultline_v1alpha1_fault_proto_goTypes = []any{
-	(Distribution)(0),           // 0: faultline.v1alpha1.Distribution
-	(FileOperation)(0),          // 1: faultline.v1alpha1.FileOperation
-	(SocketError_Operation)(0),  // 2: faultline.v1alpha1.SocketError.Operation
-	(DnsFault_Answer)(0),        // 3: faultline.v1alpha1.DnsFault.Answer
-	(Argument_Comparison)(0),    // 4: faultline.v1alpha1.Argument.Comparison
-	(DiskError_Operation)(0),    // 5: faultline.v1alpha1.DiskError.Operation
-	(*NetworkLoss)(nil),         // 6: faultline.v1alpha1.NetworkLoss
-	(*GilbertElliott)(nil),      // 7: faultline.v1alpha1.GilbertElliott
-	(*NetworkPartition)(nil),    // 8: faultline.v1alpha1.NetworkPartition
-	(*NetworkLatency)(nil),      // 9: faultline.v1alpha1.NetworkLatency
-	(*NetworkDuplicate)(nil),    // 10: faultline.v1alpha1.NetworkDuplicate
-	(*NetworkCorrupt)(nil),      // 11: faultline.v1alpha1.NetworkCorrupt
-	(*NetworkReorder)(nil),      // 12: faultline.v1alpha1.NetworkReorder
-	(*NetworkBandwidth)(nil),    // 13: faultline.v1alpha1.NetworkBandwidth
-	(*SocketError)(nil),         // 14: faultline.v1alpha1.SocketError
-	(*DnsFault)(nil),            // 15: faultline.v1alpha1.DnsFault
-	(*Argument)(nil),            // 16: faultline.v1alpha1.Argument
-	(*SyscallError)(nil),        // 17: faultline.v1alpha1.SyscallError
-	(*SyscallDelay)(nil),        // 18: faultline.v1alpha1.SyscallDelay
-	(*WeightedErrno)(nil),       // 19: faultline.v1alpha1.WeightedErrno
-	(*FileError)(nil),           // 20: faultline.v1alpha1.FileError
-	(*FileDelay)(nil),           // 21: faultline.v1alpha1.FileDelay
-	(*SectorRange)(nil),         // 22: faultline.v1alpha1.SectorRange
-	(*DiskError)(nil),           // 23: faultline.v1alpha1.DiskError
-	(*DiskDelay)(nil),           // 24: faultline.v1alpha1.DiskDelay
-	(*CpuPressure)(nil),         // 25: faultline.v1alpha1.CpuPressure
-	(*MemoryPressure)(nil),      // 26: faultline.v1alpha1.MemoryPressure
-	(*IoPressure)(nil),          // 27: faultline.v1alpha1.IoPressure
-	(*PidsPressure)(nil),        // 28: faultline.v1alpha1.PidsPressure
-	(*ProcessKill)(nil),         // 29: faultline.v1alpha1.ProcessKill
-	(*ProcessPause)(nil),        // 30: faultline.v1alpha1.ProcessPause
-	(*durationpb.Duration)(nil), // 31: google.protobuf.Duration
+	(Distribution)(0),            // 0: faultline.v1alpha1.Distribution
+	(FileOperation)(0),           // 1: faultline.v1alpha1.FileOperation
+	(NetworkCorrupt_Checksum)(0), // 2: faultline.v1alpha1.NetworkCorrupt.Checksum
+	(SocketError_Operation)(0),   // 3: faultline.v1alpha1.SocketError.Operation
+	(DnsFault_Answer)(0),         // 4: faultline.v1alpha1.DnsFault.Answer
+	(Argument_Comparison)(0),     // 5: faultline.v1alpha1.Argument.Comparison
+	(DiskError_Operation)(0),     // 6: faultline.v1alpha1.DiskError.Operation
+	(*NetworkLoss)(nil),          // 7: faultline.v1alpha1.NetworkLoss
+	(*GilbertElliott)(nil),       // 8: faultline.v1alpha1.GilbertElliott
+	(*NetworkPartition)(nil),     // 9: faultline.v1alpha1.NetworkPartition
+	(*NetworkLatency)(nil),       // 10: faultline.v1alpha1.NetworkLatency
+	(*NetworkDuplicate)(nil),     // 11: faultline.v1alpha1.NetworkDuplicate
+	(*NetworkCorrupt)(nil),       // 12: faultline.v1alpha1.NetworkCorrupt
+	(*NetworkReorder)(nil),       // 13: faultline.v1alpha1.NetworkReorder
+	(*NetworkBandwidth)(nil),     // 14: faultline.v1alpha1.NetworkBandwidth
+	(*SocketError)(nil),          // 15: faultline.v1alpha1.SocketError
+	(*DnsFault)(nil),             // 16: faultline.v1alpha1.DnsFault
+	(*Argument)(nil),             // 17: faultline.v1alpha1.Argument
+	(*SyscallError)(nil),         // 18: faultline.v1alpha1.SyscallError
+	(*SyscallDelay)(nil),         // 19: faultline.v1alpha1.SyscallDelay
+	(*WeightedErrno)(nil),        // 20: faultline.v1alpha1.WeightedErrno
+	(*FileError)(nil),            // 21: faultline.v1alpha1.FileError
+	(*FileDelay)(nil),            // 22: faultline.v1alpha1.FileDelay
+	(*SectorRange)(nil),          // 23: faultline.v1alpha1.SectorRange
+	(*DiskError)(nil),            // 24: faultline.v1alpha1.DiskError
+	(*DiskDelay)(nil),            // 25: faultline.v1alpha1.DiskDelay
+	(*CpuPressure)(nil),          // 26: faultline.v1alpha1.CpuPressure
+	(*MemoryPressure)(nil),       // 27: faultline.v1alpha1.MemoryPressure
+	(*IoPressure)(nil),           // 28: faultline.v1alpha1.IoPressure
+	(*PidsPressure)(nil),         // 29: faultline.v1alpha1.PidsPressure
+	(*ProcessKill)(nil),          // 30: faultline.v1alpha1.ProcessKill
+	(*ProcessPause)(nil),         // 31: faultline.v1alpha1.ProcessPause
+	(*durationpb.Duration)(nil),  // 32: google.protobuf.Duration
 }
 var file_faultline_v1alpha1_fault_proto_depIdxs = []int32{
-	7,  // 0: faultline.v1alpha1.NetworkLoss.gilbert_elliott:type_name -> faultline.v1alpha1.GilbertElliott
-	31, // 1: faultline.v1alpha1.NetworkLatency.delay:type_name -> google.protobuf.Duration
-	31, // 2: faultline.v1alpha1.NetworkLatency.jitter:type_name -> google.protobuf.Duration
+	8,  // 0: faultline.v1alpha1.NetworkLoss.gilbert_elliott:type_name -> faultline.v1alpha1.GilbertElliott
+	32, // 1: faultline.v1alpha1.NetworkLatency.delay:type_name -> google.protobuf.Duration
+	32, // 2: faultline.v1alpha1.NetworkLatency.jitter:type_name -> google.protobuf.Duration
 	0,  // 3: faultline.v1alpha1.NetworkLatency.distribution:type_name -> faultline.v1alpha1.Distribution
-	2,  // 4: faultline.v1alpha1.SocketError.operations:type_name -> faultline.v1alpha1.SocketError.Operation
-	3,  // 5: faultline.v1alpha1.DnsFault.answer:type_name -> faultline.v1alpha1.DnsFault.Answer
-	4,  // 6: faultline.v1alpha1.Argument.is:type_name -> faultline.v1alpha1.Argument.Comparison
-	16, // 7: faultline.v1alpha1.SyscallError.arguments:type_name -> faultline.v1alpha1.Argument
-	16, // 8: faultline.v1alpha1.SyscallDelay.arguments:type_name -> faultline.v1alpha1.Argument
-	31, // 9: faultline.v1alpha1.SyscallDelay.delay:type_name -> google.protobuf.Duration
-	31, // 10: faultline.v1alpha1.SyscallDelay.jitter:type_name -> google.protobuf.Duration
-	0,  // 11: faultline.v1alpha1.SyscallDelay.distribution:type_name -> faultline.v1alpha1.Distribution
-	1,  // 12: faultline.v1alpha1.FileError.operations:type_name -> faultline.v1alpha1.FileOperation
-	19, // 13: faultline.v1alpha1.FileError.errnos:type_name -> faultline.v1alpha1.WeightedErrno
-	1,  // 14: faultline.v1alpha1.FileDelay.operations:type_name -> faultline.v1alpha1.FileOperation
-	31, // 15: faultline.v1alpha1.FileDelay.delay:type_name -> google.protobuf.Duration
-	31, // 16: faultline.v1alpha1.FileDelay.jitter:type_name -> google.protobuf.Duration
-	0,  // 17: faultline.v1alpha1.FileDelay.distribution:type_name -> faultline.v1alpha1.Distribution
-	5,  // 18: faultline.v1alpha1.DiskError.operations:type_name -> faultline.v1alpha1.DiskError.Operation
-	22, // 19: faultline.v1alpha1.DiskError.sectors:type_name -> faultline.v1alpha1.SectorRange
-	5,  // 20: faultline.v1alpha1.DiskDelay.operations:type_name -> faultline.v1alpha1.DiskError.Operation
-	22, // 21: faultline.v1alpha1.DiskDelay.sectors:type_name -> faultline.v1alpha1.SectorRange
-	31, // 22: faultline.v1alpha1.DiskDelay.delay:type_name -> google.protobuf.Duration
-	31, // 23: faultline.v1alpha1.DiskDelay.jitter:type_name -> google.protobuf.Duration
-	0,  // 24: faultline.v1alpha1.DiskDelay.distribution:type_name -> faultline.v1alpha1.Distribution
-	31, // 25: faultline.v1alpha1.ProcessKill.interval:type_name -> google.protobuf.Duration
-	31, // 26: faultline.v1alpha1.ProcessPause.interval:type_name -> google.protobuf.Duration
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	2,  // 4: faultline.v1alpha1.NetworkCorrupt.checksum:type_name -> faultline.v1alpha1.NetworkCorrupt.Checksum
+	3,  // 5: faultline.v1alpha1.SocketError.operations:type_name -> faultline.v1alpha1.SocketError.Operation
+	4,  // 6: faultline.v1alpha1.DnsFault.answer:type_name -> faultline.v1alpha1.DnsFault.Answer
+	5,  // 7: faultline.v1alpha1.Argument.is:type_name -> faultline.v1alpha1.Argument.Comparison
+	17, // 8: faultline.v1alpha1.SyscallError.arguments:type_name -> faultline.v1alpha1.Argument
+	17, // 9: faultline.v1alpha1.SyscallDelay.arguments:type_name -> faultline.v1alpha1.Argument
+	32, // 10: faultline.v1alpha1.SyscallDelay.delay:type_name -> google.protobuf.Duration
+	32, // 11: faultline.v1alpha1.SyscallDelay.jitter:type_name -> google.protobuf.Duration
+	0,  // 12: faultline.v1alpha1.SyscallDelay.distribution:type_name -> faultline.v1alpha1.Distribution
+	1,  // 13: faultline.v1alpha1.FileError.operations:type_name -> faultline.v1alpha1.FileOperation
+	20, // 14: faultline.v1alpha1.FileError.errnos:type_name -> faultline.v1alpha1.WeightedErrno
+	1,  // 15: faultline.v1alpha1.FileDelay.operations:type_name -> faultline.v1alpha1.FileOperation
+	32, // 16: faultline.v1alpha1.FileDelay.delay:type_name -> google.protobuf.Duration
+	32, // 17: faultline.v1alpha1.FileDelay.jitter:type_name -> google.protobuf.Duration
+	0,  // 18: faultline.v1alpha1.FileDelay.distribution:type_name -> faultline.v1alpha1.Distribution
+	6,  // 19: faultline.v1alpha1.DiskError.operations:type_name -> faultline.v1alpha1.DiskError.Operation
+	23, // 20: faultline.v1alpha1.DiskError.sectors:type_name -> faultline.v1alpha1.SectorRange
+	6,  // 21: faultline.v1alpha1.DiskDelay.operations:type_name -> faultline.v1alpha1.DiskError.Operation
+	23, // 22: faultline.v1alpha1.DiskDelay.sectors:type_name -> faultline.v1alpha1.SectorRange
+	32, // 23: faultline.v1alpha1.DiskDelay.delay:type_name -> google.protobuf.Duration
+	32, // 24: faultline.v1alpha1.DiskDelay.jitter:type_name -> google.protobuf.Duration
+	0,  // 25: faultline.v1alpha1.DiskDelay.distribution:type_name -> faultline.v1alpha1.Distribution
+	32, // 26: faultline.v1alpha1.ProcessKill.interval:type_name -> google.protobuf.Duration
+	32, // 27: faultline.v1alpha1.ProcessPause.interval:type_name -> google.protobuf.Duration
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_faultline_v1alpha1_fault_proto_init() }
@@ -2299,7 +2370,7 @@ func file_faultline_v1alpha1_fault_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_faultline_v1alpha1_fault_proto_rawDesc), len(file_faultline_v1alpha1_fault_proto_rawDesc)),
-			NumEnums:      6,
+			NumEnums:      7,
 			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
