@@ -42,8 +42,9 @@ type freezing struct {
 	fields string
 	needs  []kernel.Capability
 	// twice: the fault is felt by datagrams that come twice, mixed: by their
-	// order; others by datagrams that don't come.
-	twice, mixed bool
+	// order, answered: by questions of the other side without an answer; others
+	// by datagrams that don't come.
+	twice, mixed, answered bool
 	// file of the cgroup that tells of the fault, for faults that no datagram
 	// feels.
 	file string
@@ -66,6 +67,8 @@ var freezings = []freezing{
 	// None of what is held comes before the lease has run out.
 	{kind: "networkLatency", fields: "{delay: 20s}", mechanism: "tcx_fq", needs: needs(kernel.TCX, kernel.FQ)},
 	{kind: "networkLatency", fields: "{delay: 20s}", mechanism: "cls_bpf_fq", needs: needs(kernel.ClsBPF, kernel.FQ)},
+	{kind: "networkLatency", fields: "{delay: 20s}", mechanism: "netem", needs: needs(kernel.Netem, kernel.Prio)},
+	{kind: "networkLatency", fields: "{delay: 20s}, filter: {direction: INGRESS}", answered: true, needs: needs(kernel.ClsBPF, kernel.FQ, kernel.IFB)},
 	{kind: "networkDuplicate", fields: "{percent: 100}", mechanism: "tcx", twice: true, needs: needs(kernel.TCX)},
 	{kind: "networkDuplicate", fields: "{percent: 100}", mechanism: "cls_bpf", twice: true, needs: needs(kernel.ClsBPF)},
 	// Each second one falls back: none comes behind ten that are in order.
@@ -75,6 +78,8 @@ var freezings = []freezing{
 	{kind: "networkCorrupt", fields: "{percent: 100}", mechanism: "tcx", needs: needs(kernel.TCX)},
 	{kind: "networkCorrupt", fields: "{percent: 100}", mechanism: "cls_bpf", needs: needs(kernel.ClsBPF)},
 	{kind: "networkBandwidth", fields: "{rate: 8bit, burst: 1B}", needs: needs(kernel.FQ)},
+	{kind: "networkBandwidth", fields: "{rate: 8bit, burst: 1B}", mechanism: "tbf", needs: needs(kernel.TBF, kernel.Prio)},
+	{kind: "networkBandwidth", fields: "{rate: 8bit, burst: 1B}, filter: {direction: INGRESS}", answered: true, needs: needs(kernel.ClsBPF, kernel.FQ, kernel.IFB)},
 	{kind: "cpuPressure", fields: "{limit: 20%}", file: "cpu.max", needs: needs(kernel.CPUController)},
 	{kind: "memoryPressure", fields: "{limit: 64MiB}", file: "memory.high", needs: needs(kernel.MemoryController)},
 	{kind: "pidsPressure", fields: `{limit: "50"}`, file: "pids.max", needs: needs(kernel.PidsController)},
@@ -202,6 +207,10 @@ func (f freezing) watch(w *world) func() string {
 	if f.file != "" {
 		return func() string { return testenv.ReadFile(w.t, w.app, f.file) }
 	}
+	if f.answered {
+		answers := w.question()
+		return func() string { return fmt.Sprint(answers.Load()) }
+	}
 	all, once, ordered := w.count()
 	switch {
 	case f.twice:
@@ -251,6 +260,37 @@ func (w *world) count() (all, once, ordered *atomic.Int64) {
 		}
 	}()
 	return all, once, ordered
+}
+
+// question asks the application from the other side, again and again, and counts
+// the answers.
+func (w *world) question() (answers *atomic.Int64) {
+	w.t.Helper()
+	const application = testenv.AddressA + ":7001"
+	var ready string
+	testenv.StartProgram(w.t, w.app, w.network.A, "echo", application).Read(&ready)
+	var connection net.Conn
+	w.network.B.Do(func() (err error) {
+		connection, err = net.Dial("udp", application)
+		return err
+	})
+	w.t.Cleanup(func() { _ = connection.Close() })
+	go func() {
+		for range time.Tick(20 * time.Millisecond) {
+			if _, err := fmt.Fprintln(connection, "question"); err != nil {
+				return
+			}
+		}
+	}()
+	answers = &atomic.Int64{}
+	go func() {
+		for buffer := make([]byte, 2048); ; answers.Add(1) {
+			if _, err := connection.Read(buffer); err != nil {
+				return
+			}
+		}
+	}()
+	return answers
 }
 
 // running is `faultline run` in a process of its own.

@@ -103,10 +103,17 @@ func (w *world) untouched() error {
 			return err
 		}
 		for _, q := range qdiscs {
-			if q.Type() == "clsact" {
-				errs = append(errs, errors.New("there is a clsact qdisc"))
+			if slices.Contains([]string{"clsact", "fq", "prio", "netem", "tbf"}, q.Type()) {
+				errs = append(errs, fmt.Errorf("there is a %s qdisc", q.Type()))
 			}
 		}
+		links, err := netlink.LinkList()
+		for _, l := range links {
+			if l.Type() == "ifb" {
+				errs = append(errs, fmt.Errorf("there is the ifb %s", l.Attrs().Name))
+			}
+		}
+		errs = append(errs, err)
 		// Before 6.6 there is no tcx to ask about.
 		found, err := link.QueryPrograms(link.QueryOptions{Target: device.Attrs().Index, Attach: ebpf.AttachTCXEgress})
 		if err == nil && len(found.Programs) > 0 {

@@ -26,6 +26,7 @@ func TestMain(m *testing.M) {
 var programs = map[string]func(){
 	"faultline": main,
 	"chatter":   chatter,
+	"echo":      echo,
 	"coded":     coded,
 }
 
@@ -46,6 +47,26 @@ func chatter() {
 			fmt.Println(`"ready"`)
 		}
 		number++
+	}
+}
+
+// echo answers each datagram to the address of its argument, until it is killed.
+func echo() {
+	connection, err := net.ListenPacket("udp", os.Args[1])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println(`"ready"`)
+	for buffer := make([]byte, 2048); ; {
+		n, from, err := connection.ReadFrom(buffer)
+		if err == nil {
+			_, err = connection.WriteTo(buffer[:n], from)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 }
 

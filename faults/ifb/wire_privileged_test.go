@@ -82,6 +82,8 @@ func TestNeighbourDiscoveryIsNotDelayed(t *testing.T) {
 	address := "[" + env.Address6B + "]:7000"
 	f.answer("udp-echo", address)
 	target := f.prober(f.target, f.network.A, address)
+	f.network.A.ForgetNeighbours(env.Veth)
+	f.network.B.ForgetNeighbours(env.Veth)
 	d := f.delay(setting{delay: wait, ownNetns: true, peer: netip.MustParseAddr(env.Address6B)}, env.Veth)
 	if took := target.ask("udp", 1).Took; took < wait {
 		t.Errorf("an answer came after %s", took)

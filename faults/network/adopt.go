@@ -168,7 +168,7 @@ func (a *adoption) joinWire(rec fault.Recorder) error {
 		return err
 	}
 	w, err := commonWire(rec, func() (*wire, error) {
-		w := &wire{run: config.Run, held: map[uint32]time.Duration{}}
+		w := &wire{run: config.Run, held: map[holder]time.Duration{}}
 		var err, doneErr error
 		w.decisions, err = a.pins.Map(mapPin(pinMap, tc.ObjectsMapFlDecisions))
 		w.done, doneErr = a.pins.Map(mapPin(pinMap, tc.ObjectsMapFlDone))

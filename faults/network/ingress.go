@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -68,8 +67,10 @@ func (in *injection) newIngress(rec fault.Recorder, stamp string) (*ingress, err
 			Take: in.programs[inbound.ObjectsProgFlInTake],
 		},
 		options: ifb.Options{
-			Alias:   "faultline " + in.plan.kind,
-			Longest: in.wire.holds(in.number, r.queue.Delay),
+			Alias: "faultline " + in.plan.kind,
+			// The device that was made last is the first to take a packet,
+			// whoever wants what of it.
+			Longest: in.wire.holds(holder{in.number, true}, r.queue.Delay),
 			Packets: limits.Packets,
 			Stamp:   in.programs[stamp],
 		},
@@ -197,19 +198,6 @@ func (g *ingress) release() error {
 		delete(g.held, inode)
 	}
 	return errors.Join(errs...)
-}
-
-// holds notes how long a fault holds packets that come in, and returns how long
-// one is held that all faults so far hold: the device that was made last is the
-// first to take a packet, whoever wants what of it.
-func (w *wire) holds(number uint32, longest time.Duration) (all time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.held[number] = longest
-	for _, one := range w.held {
-		all += one
-	}
-	return min(all, ifb.LongestDelay)
 }
 
 // loadInbound loads the programs of the interfaces' ingress. They share with

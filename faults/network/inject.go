@@ -130,6 +130,10 @@ func (in *injection) hook(ctx context.Context, rec fault.Recorder) error {
 }
 
 func (in *injection) newEgress(rec fault.Recorder) *egress {
+	queue := in.plan.queue
+	if queue != nil {
+		queue = &qdisc.Params{Delay: in.wire.holds(holder{in.number, false}, queue.Delay), Rate: queue.Rate}
+	}
 	return &egress{
 		hook:      *in.plan.hook,
 		program:   in.programs[cmp.Or(in.plan.hook.program, in.plan.egressProgram)],
@@ -137,7 +141,7 @@ func (in *injection) newEgress(rec fault.Recorder) *egress {
 		own:       in.own,
 		pins:      in.pins,
 		cgroups:   in.plan.req.Cgroups,
-		queue:     in.plan.queue,
+		queue:     queue,
 		emulation: in.plan.emulation,
 		log:       in.plan.req.Log,
 		hooked:    map[place]unhookFunc{},

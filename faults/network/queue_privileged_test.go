@@ -7,8 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/faults/network"
+	"faultline.dev/faultline/faults/qdisc"
 	"faultline.dev/faultline/test/env"
 )
 
@@ -55,4 +59,35 @@ func mostAtOnce(arrivals []env.Arrival, delay time.Duration) (most int) {
 		most = max(most, i+1-first)
 	}
 	return most
+}
+
+// A packet waits once for all faults that delay it: the queue has to hold it that
+// long.
+func TestQueueHoldsForAllDelays(t *testing.T) {
+	const (
+		faults = 3
+		delay  = 6 * time.Second
+	)
+	f := newFixture(t, network.Latency(), "cls_bpf_fq")
+	f.run = &fault.Commons{}
+	for range faults {
+		f.inject(network.Latency(), late(delay))
+	}
+	var view *qdisc.View
+	f.network.A.Do(func() error {
+		ns, err := netns.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = ns.Close() }()
+		device, err := netlink.LinkByName(env.Veth)
+		if err != nil {
+			return err
+		}
+		view, err = qdisc.Look(ns, device.Attrs().Index, qdisc.Params{})
+		return err
+	})
+	if !view.Limits.Allows(faults * delay) {
+		t.Errorf("the queue has %+v; packets are to wait %s", view.Limits, faults*delay)
+	}
 }

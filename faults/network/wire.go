@@ -32,8 +32,13 @@ type wire struct {
 
 	mu    sync.Mutex
 	taken [faultsMax]bool
-	// held is how long faults hold packets that come in, at the most.
-	held map[uint32]time.Duration
+	held  map[holder]time.Duration
+}
+
+// holder is a fault that holds packets of one direction.
+type holder struct {
+	number   uint32
+	received bool
 }
 
 // family is the wire's name among the run's commons.
@@ -50,7 +55,7 @@ func commonWire(rec fault.Recorder, open func() (*wire, error)) (*wire, error) {
 
 // newWire draws the run's marks and makes the maps.
 func newWire() (_ *wire, err error) {
-	w := &wire{held: map[uint32]time.Duration{}}
+	w := &wire{held: map[holder]time.Duration{}}
 	for w.run == 0 {
 		var b [4]byte
 		if _, err := rand.Read(b[:]); err != nil {
@@ -113,7 +118,23 @@ func (w *wire) leave(number uint32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.taken[number] = false
-	delete(w.held, number)
+	delete(w.held, holder{number, true})
+	delete(w.held, holder{number, false})
+}
+
+// holds notes how long a fault holds packets at the most, and returns how long
+// one is held that all faults so far hold in its direction: there it waits once,
+// for all of them.
+func (w *wire) holds(h holder, longest time.Duration) (all time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.held[h] = longest
+	for other, one := range w.held {
+		if other.received == h.received {
+			all += one
+		}
+	}
+	return all
 }
 
 // count is how many packets were hit at the interfaces for a fault.

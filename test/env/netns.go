@@ -57,6 +57,7 @@ func (n Network) Link() {
 	for _, ns := range []*Namespace{n.A, n.B} {
 		ns.Do(func() error { return Within(10*time.Second, running(Veth)) })
 	}
+	n.introduce(Veth, Veth, []string{AddressA, Address6A}, []string{AddressB, Address6B})
 }
 
 // connect makes a veth pair with these names in A and B.

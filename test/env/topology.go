@@ -61,6 +61,7 @@ func NewContainer(t testing.TB) (n Network, missing error) {
 	n.A.Do(func() error { return configure(Veth, AddressA, Address6A) })
 	n.A.Do(func() error { return Within(10*time.Second, running(Veth)) })
 	n.B.Do(func() error { return Within(10*time.Second, running(bridge)) })
+	n.introduce(Veth, bridge, []string{AddressA, Address6A}, []string{AddressB, Address6B})
 	return n, nil
 }
 
@@ -91,5 +92,6 @@ func (n Network) AddVLAN() (missing error) {
 	for _, ns := range []*Namespace{n.A, n.B} {
 		ns.Do(func() error { return Within(10*time.Second, running(VLAN)) })
 	}
+	n.introduce(VLAN, VLAN, []string{VLANAddressA, VLANAddress6A}, []string{VLANAddressB, VLANAddress6B})
 	return nil
 }
