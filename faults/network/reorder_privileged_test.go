@@ -57,7 +57,6 @@ func TestReorderIsThatOfTheSeed(t *testing.T) {
 				before := f.network.A.Run("tc", "-d", "qdisc", "show")
 				spec := falling(mechanism, percent, gap)
 				injection := f.inject(network.Reorder(), spec)
-				// The neighbour's come first: the peer's address is looked up.
 				other.Begin(0)
 				sent, arrivals := pair.Exchange(0)
 				_, theirs := other.End()
@@ -146,6 +145,30 @@ func TestReorderLossAndLatencyShareTheirPackets(t *testing.T) {
 			if least := len(r.chosen) - without; counters.Injected < uint64(least*8/10) {
 				t.Errorf("counted %+v; %d were chosen and not lost", counters, least)
 			}
+		})
+	}
+}
+
+// Pinned, packets go on to fall back without the process, and the next one goes
+// on to count those that were passed.
+func TestPinnedReorderIsAdopted(t *testing.T) {
+	const count = 200
+	for _, mechanism := range []string{"tcx_fq", "cls_bpf_fq"} {
+		t.Run(mechanism, func(t *testing.T) {
+			spec := falling(mechanism, 20, 3)
+			p := newPinned(t, network.Reorder(), spec, mechanism)
+			pair := env.NewDelayPair(t, p.network, p.target, p.neighbour, env.AddressB+":7000", count, 5*time.Millisecond)
+			p.begin(10 * time.Minute)
+			p.process.Kill()
+			_, arrivals := pair.Exchange(0)
+			injection := p.mustAdopt()
+			r := reordered{t, arrivals, fallen(spec, nil, count)}
+			r.once(count)
+			r.agrees(injection, count)
+			if err := injection.Revert(t.Context()); err != nil {
+				t.Error(err)
+			}
+			p.nothingLeft()
 		})
 	}
 }
