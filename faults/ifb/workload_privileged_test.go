@@ -120,7 +120,10 @@ func ask(sockets map[string]net.PacketConn, what string, size int, address strin
 	}
 	start = time.Now()
 	arrived, err := datagram(sockets[what].(*net.UDPConn), address, what == "sendto", size)
-	answer.Stamped = arrived.Sub(start)
+	end := time.Now()
+	// Took and timestamps are of two clocks, which are not read at once: what
+	// both know is the end.
+	answer.Stamped = end.Sub(start) - end.Round(0).Sub(arrived)
 	return answer, err
 }
 
