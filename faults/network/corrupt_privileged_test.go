@@ -201,6 +201,23 @@ func TestStreamIsDamagedOrSentAgain(t *testing.T) {
 	}
 }
 
+// damageWhole sends datagrams that are damaged, with a right checksum, and leave
+// in one piece. It returns what came and what the seed says.
+func (f *fixture) damageWhole() (came, want [][]byte) {
+	f.t.Helper()
+	const rounds = 8
+	whole := sizes[:slices.Index(sizes, 1473)]
+	pair := env.NewContentPair(f.t, f.network.A, f.network.B, f.target, f.neighbour, env.AddressB+":7000", rounds*len(whole), whole...)
+	spec := damaged(30, v1.NetworkCorrupt_RIGHT)
+	injection := f.inject(network.Corrupt(), spec)
+	seed := newDamage(spec)
+	want, _ = seed.of(pair.Sent(), v1.NetworkCorrupt_RIGHT)
+	_, came = pair.Exchange()
+	injection.End()
+	f.counted(injection, fault.Counters{Matched: seed.matched, Injected: seed.injected})
+	return came, want
+}
+
 // damages are what the receiver of a stream saw.
 type damages struct{ flipped, sumErrors int }
 
@@ -224,7 +241,6 @@ func (f *fixture) stream(address string, size int, spec *v1.Fault) (*env.Injecte
 // A packet that is sent twice is damaged twice: otherwise the damage would be
 // hidden from whoever takes the first that is whole.
 func TestDamageOfWhatIsSentTwice(t *testing.T) {
-	const rounds = 8
 	f := newFixture(t, network.Corrupt(), "auto")
 	f.run = &fault.Commons{}
 	doubling := twice(100, 0)
@@ -232,16 +248,8 @@ func TestDamageOfWhatIsSentTwice(t *testing.T) {
 	double := f.inject(network.Duplicate(), doubling)
 
 	// Of a datagram in fragments each is sent twice, which makes it once.
-	whole := sizes[:slices.Index(sizes, 1473)]
-	pair := env.NewContentPair(t, f.network.A, f.network.B, f.target, f.neighbour, env.AddressB+":7000", rounds*len(whole), whole...)
-	spec := damaged(30, v1.NetworkCorrupt_RIGHT)
-	injection := f.inject(network.Corrupt(), spec)
-	seed := newDamage(spec)
-	want, _ := seed.of(pair.Sent(), v1.NetworkCorrupt_RIGHT)
-	_, came := pair.Exchange()
-	injection.End()
+	came, want := f.damageWhole()
 	compare(t, "RIGHT", came, doubled(want))
-	f.counted(injection, fault.Counters{Matched: seed.matched, Injected: seed.injected})
 
 	injection, errors := f.stream(env.AddressB+":7001", 2<<20, damaged(5, v1.NetworkCorrupt_WRONG))
 	counters := injection.Count()
@@ -404,10 +412,7 @@ func TestDamageOfPings(t *testing.T) {
 
 // What is held is damaged, with its parts in their order.
 func TestDamageOfWhatIsHeld(t *testing.T) {
-	const (
-		rounds = 8
-		delay  = 20 * time.Millisecond
-	)
+	const delay = 20 * time.Millisecond
 	f := newFixture(t, network.Latency(), "cls_bpf_fq")
 	f.run = &fault.Commons{}
 	latency := late(delay)
@@ -415,16 +420,8 @@ func TestDamageOfWhatIsHeld(t *testing.T) {
 	held := f.inject(network.Latency(), latency)
 
 	// What leaves in fragments could overtake others in fq.
-	whole := sizes[:slices.Index(sizes, 1473)]
-	pair := env.NewContentPair(t, f.network.A, f.network.B, f.target, f.neighbour, env.AddressB+":7000", rounds*len(whole), whole...)
-	spec := damaged(30, v1.NetworkCorrupt_RIGHT)
-	injection := f.inject(network.Corrupt(), spec)
-	seed := newDamage(spec)
-	want, _ := seed.of(pair.Sent(), v1.NetworkCorrupt_RIGHT)
-	_, came := pair.Exchange()
-	injection.End()
+	came, want := f.damageWhole()
 	compare(t, "RIGHT", came, want)
-	f.counted(injection, fault.Counters{Matched: seed.matched, Injected: seed.injected})
 
 	injection, errors := f.stream(env.AddressB+":7001", 2<<20, damaged(5, v1.NetworkCorrupt_WRONG))
 	counters := injection.Count()

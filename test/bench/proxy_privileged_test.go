@@ -97,31 +97,15 @@ type poured struct {
 // drain reads what comes to args[0] over one connection after the other, each to
 // its end, and says how much it was.
 func drain(_ io.Reader, out *json.Encoder, args []string) error {
-	listener, err := net.Listen("tcp", args[0])
-	if err != nil {
-		return err
-	}
-	if err := out.Encode("ready"); err != nil {
-		return err
-	}
-	for {
-		connection, err := listener.Accept()
-		if err != nil {
-			return err
-		}
+	return env.ServeConnections(out, args[0], func(connection net.Conn) (any, error) {
 		start := time.Now()
 		// Far longer than a transfer, with what waits in a proxy.
 		if err := connection.SetDeadline(start.Add(5 * time.Minute)); err != nil {
-			return err
+			return nil, err
 		}
 		n, err := io.Copy(io.Discard, connection)
-		if err := errors.Join(err, connection.Close()); err != nil {
-			return err
-		}
-		if err := out.Encode(poured{n, time.Since(start)}); err != nil {
-			return err
-		}
-	}
+		return poured{n, time.Since(start)}, err
+	})
 }
 
 // pour sends as much as it can to args[0] for each duration that it reads. Only

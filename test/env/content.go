@@ -164,26 +164,12 @@ type Streamed struct {
 
 // streamReceive prints what came over each connection to args[0].
 func streamReceive(_ io.Reader, out *json.Encoder, args []string) error {
-	listener, err := net.Listen("tcp", args[0])
-	if err != nil {
-		return err
-	}
-	if err := out.Encode("ready"); err != nil {
-		return err
-	}
-	for {
-		connection, err := listener.Accept()
-		if err != nil {
-			return err
-		}
-		if err := out.Encode(streamed(connection)); err != nil {
-			return err
-		}
-	}
+	return ServeConnections(out, args[0], func(connection net.Conn) (any, error) {
+		return streamed(connection), nil
+	})
 }
 
 func streamed(connection net.Conn) (result Streamed) {
-	defer func() { _ = connection.Close() }()
 	err := connection.SetDeadline(time.Now().Add(streamLimit))
 	came, readErr := io.ReadAll(connection)
 	if err := errors.Join(err, readErr); err != nil {

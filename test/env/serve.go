@@ -5,6 +5,7 @@ package env
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -27,6 +28,31 @@ func Serve(in io.Reader, out *json.Encoder, fn func(words []string) (answer any,
 		}
 	}
 	return nil
+}
+
+// ServeConnections says that a workload is ready, and then answers what fn makes
+// of one connection to the address after the other; it closes them.
+func ServeConnections(out *json.Encoder, address string, fn func(net.Conn) (answer any, err error)) error {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	if err := out.Encode("ready"); err != nil {
+		return err
+	}
+	for {
+		connection, err := listener.Accept()
+		if err != nil {
+			return err
+		}
+		answer, err := fn(connection)
+		if err := errors.Join(err, connection.Close()); err != nil {
+			return err
+		}
+		if err := out.Encode(answer); err != nil {
+			return err
+		}
+	}
 }
 
 // listenUDP listens at an address and has room for everything that is ever sent.
