@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,6 +87,9 @@ func TestRoundTripsAreLikeNetems(t *testing.T) {
 			}
 			for round := 1; round <= most; round++ {
 				measure(map[string]env.RoundTrips{"our": ours, "netem's": theirs})
+				if err := env.Within(30*time.Second, f.connectionless); err != nil {
+					t.Fatal(err)
+				}
 				waited := f.throttled()
 				if waited == 0 {
 					t.Fatal("none of the target's packets waited, as fq counts")
@@ -131,6 +135,19 @@ func (f *fixture) throttled() int {
 		f.t.Fatal(err)
 	}
 	return n
+}
+
+// connectionless is the error of a connection that is not over at both ends:
+// the last packets of it may have to wait yet.
+func (f *fixture) connectionless() error {
+	for _, ns := range []*env.Namespace{f.network.A, f.network.B} {
+		for line := range strings.Lines(ns.Run("ss", "-Htan")) {
+			if state := strings.Fields(line)[0]; state != "LISTEN" && state != "TIME-WAIT" {
+				return fmt.Errorf("a connection is not over: %s", line)
+			}
+		}
+	}
+	return nil
 }
 
 func milliseconds(d time.Duration) string { return fmt.Sprintf("%dms", d.Milliseconds()) }
