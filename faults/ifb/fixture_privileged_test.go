@@ -317,11 +317,5 @@ func (d *delayed) settle() {
 func (d *delayed) end() {
 	d.t.Helper()
 	d.lease(0)
-	if err := d.device.Revert(context.Background()); err != nil {
-		d.t.Error(err)
-	}
-	differences, err := d.recorder.Differences()
-	if err != nil || len(differences) > 0 {
-		d.t.Errorf("differences %q, %v", differences, err)
-	}
+	d.recorder.TakeBack(d.t, d.device)
 }

@@ -139,9 +139,7 @@ func TestForeignFiltersAndMarks(t *testing.T) {
 		t.Errorf("the other filter has seen %d packets of %d", all, times)
 	}
 	d.end()
-	if after := dump(f.network.A); after != withoutDevice(before, d.device.Name) {
-		t.Errorf("before:\n%s\nafter:\n%s", before, after)
-	}
+	env.Unchanged(t, withoutDevice(before, d.device.Name), dump(f.network.A))
 }
 
 // foreign compares what others have at the interface.

@@ -112,9 +112,7 @@ func TestFaultsShareAnInterface(t *testing.T) {
 					}
 					injections[i].End()
 				}
-				if after := f.qdiscs(); after != before {
-					t.Errorf("before:\n%s\nafter:\n%s", before, after)
-				}
+				env.Unchanged(t, before, f.qdiscs())
 			})
 		}
 	}

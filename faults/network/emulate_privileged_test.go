@@ -56,9 +56,7 @@ func (e *emulated) end(injection *env.Injected) {
 		e.t.Errorf("no prio of ours in:\n%s", during)
 	}
 	injection.End()
-	if after := e.queues(); after != e.before {
-		e.t.Errorf("before:\n%s\nafter:\n%s", e.before, after)
-	}
+	env.Unchanged(e.t, e.before, e.queues())
 }
 
 // Without an fq netem holds the packets that the filter and the seed choose, and
@@ -146,7 +144,5 @@ func TestEmulationIsForNamespacesOfTheTargets(t *testing.T) {
 	if _, err := e.plan(network.Latency(), spec); !errors.Is(err, fault.ErrUnavailable) || !strings.Contains(err.Error(), "shares its network namespace with process") {
 		t.Errorf("the error is %v", err)
 	}
-	if after := e.queues(); after != e.before {
-		t.Errorf("before:\n%s\nafter:\n%s", e.before, after)
-	}
+	env.Unchanged(t, e.before, e.queues())
 }

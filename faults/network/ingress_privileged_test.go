@@ -39,9 +39,7 @@ func (f *fixture) tcState() string {
 // unchanged fails the test when something is left.
 func (f *fixture) unchanged(before string) {
 	f.t.Helper()
-	if after := f.tcState(); after != before {
-		f.t.Errorf("before:\n%s\nafter:\n%s", before, after)
-	}
+	env.Unchanged(f.t, before, f.tcState())
 }
 
 // What the target receives comes later by what the seed says, never before;

@@ -145,9 +145,7 @@ func TestPinnedLatencyIsAdopted(t *testing.T) {
 				t.Error(err)
 			}
 			p.nothingLeft()
-			if after := p.network.A.Run("tc", "-d", "qdisc", "show"); after != before {
-				t.Errorf("before:\n%s\nafter:\n%s", before, after)
-			}
+			env.Unchanged(t, before, p.network.A.Run("tc", "-d", "qdisc", "show"))
 		})
 	}
 }

@@ -348,9 +348,7 @@ func TestForeignFiltersAreLeftAlone(t *testing.T) {
 	injection := f.inject(network.Loss(), spec)
 	pair.Exchange()
 	injection.End()
-	if after := f.network.A.Run("tc", "filter", "show", "dev", env.Veth, "egress"); after != before {
-		t.Errorf("filters before:\n%s\nafter:\n%s", before, after)
-	}
+	env.Unchanged(t, before, f.network.A.Run("tc", "filter", "show", "dev", env.Veth, "egress"))
 	if qdiscs := f.network.A.Run("tc", "qdisc", "show", "dev", env.Veth); !strings.Contains(qdiscs, "clsact") {
 		t.Errorf("clsact is gone:\n%s", qdiscs)
 	}

@@ -66,9 +66,7 @@ func TestLatencyEverywhere(t *testing.T) {
 			all := uint64(count * len(pairs))
 			injection.End()
 			f.counted(injection, fault.Counters{Matched: all, Injected: all})
-			if after := f.state(); after != before {
-				t.Errorf("before:\n%s\nafter:\n%s", before, after)
-			}
+			env.Unchanged(t, before, f.state())
 		})
 	}
 }
@@ -131,9 +129,7 @@ func TestLatencyBesideOthersFilters(t *testing.T) {
 			if least := env.Quantile(env.Took(arrivals), 0); least < delay {
 				t.Errorf("a packet came after %s", least)
 			}
-			if after := f.state(); after != before {
-				t.Errorf("before:\n%s\nafter:\n%s", before, after)
-			}
+			env.Unchanged(t, before, f.state())
 		})
 	}
 }

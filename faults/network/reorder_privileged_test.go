@@ -61,9 +61,7 @@ func TestReorderIsThatOfTheSeed(t *testing.T) {
 				sent, arrivals := pair.Exchange(0)
 				_, theirs := other.End()
 				injection.End()
-				if after := f.network.A.Run("tc", "-d", "qdisc", "show"); after != before {
-					t.Errorf("before:\n%s\nafter:\n%s", before, after)
-				}
+				env.Unchanged(t, before, f.network.A.Run("tc", "-d", "qdisc", "show"))
 				if sent.Errors > 0 {
 					t.Errorf("%d of the sends failed: %s", sent.Errors, sent.First)
 				}

@@ -165,9 +165,7 @@ func (d *device) dump() string {
 // unchanged compares.
 func (d *device) unchanged(before string) {
 	d.t.Helper()
-	if after := d.dump(); after != before {
-		d.t.Errorf("before:\n%s\nafter:\n%s", before, after)
-	}
+	env.Unchanged(d.t, before, d.dump())
 }
 
 // show is tc's view.

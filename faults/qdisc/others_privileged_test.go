@@ -37,9 +37,7 @@ func TestRootOfSomebodyElseIsLeftAlone(t *testing.T) {
 				}
 				before := d.show()
 				d.revert(record)
-				if after := d.show(); after != before {
-					t.Errorf("before:\n%s\nafter:\n%s", before, after)
-				}
+				env.Unchanged(t, before, d.show())
 			})
 		}
 	}
@@ -140,9 +138,7 @@ func TestFiltersOfOthersAreUntouched(t *testing.T) {
 		a := d.actor(&env.Recorder{})
 		a.steps(t, begun...)
 		a.steps(t, "undo")
-		if after := state(); after != before {
-			t.Errorf("before:\n%s\nafter:\n%s", before, after)
-		}
+		env.Unchanged(t, before, state())
 	})
 }
 

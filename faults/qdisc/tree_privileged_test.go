@@ -236,9 +236,7 @@ func TestOtherTreesAreRefusedByName(t *testing.T) {
 			if len(rec.Open()) > 0 {
 				t.Error("recorded something")
 			}
-			if after := state(); after != before {
-				t.Errorf("before:\n%s\nafter:\n%s", before, after)
-			}
+			env.Unchanged(t, before, state())
 		})
 	}
 }

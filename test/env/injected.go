@@ -3,7 +3,6 @@
 package env
 
 import (
-	"context"
 	"log/slog"
 	"testing"
 	"time"
@@ -92,14 +91,5 @@ func (i *Injected) Count() fault.Counters {
 // End takes the fault back, and fails the test when anything is left.
 func (i *Injected) End() {
 	i.t.Helper()
-	if err := i.Revert(context.Background()); err != nil {
-		i.t.Error(err)
-	}
-	differences, err := i.Recorder.Differences()
-	if err != nil || len(differences) > 0 {
-		i.t.Errorf("differences %q, %v", differences, err)
-	}
-	for _, undo := range i.Recorder.Open() {
-		i.t.Errorf("still to be undone: %s", undo.Describe())
-	}
+	i.Recorder.TakeBack(i.t, i)
 }

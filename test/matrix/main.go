@@ -7,7 +7,8 @@
 //	go run ./test/matrix vm -kernels debian-6.1,ei-6.12
 //
 // It says per kernel what ran and what was skipped and why. It fails when a
-// test fails, when nothing ran on a kernel, and when a test was skipped in a
+// test fails (of those that compare times in a guest, when it fails again, alone),
+// when nothing ran on a kernel, and when a test was skipped in a
 // guest for a reason that the list of kernels does not know. The whole output
 // of each kernel is kept in build/vm/ID.log.
 package main
@@ -154,7 +155,7 @@ func (m *matrix) host(ctx context.Context) error {
 		if m.again > 0 {
 			fmt.Fprintf(m.w, "round %d\n", round)
 		}
-		k := m.kernel(ctx, hostKernel, m.packages, nil)
+		k := m.kernel(ctx, kernelRun{Kernel: hostKernel, Wanted: m.packages}, nil)
 		if n := print(m.w, []kernelRun{k}); n > 0 {
 			return fmt.Errorf("%d problems", n)
 		}
@@ -173,31 +174,40 @@ func (m *matrix) guests(ctx context.Context) error {
 	group.SetLimit(m.jobs)
 	for i, k := range m.kernels {
 		group.Go(func() error {
-			// This program watches each step itself; the bench's limit is behind it.
 			packages := m.packages
 			if !everywhere {
 				packages = without(m.root, packages, k.Elsewhere)
 			}
-			whole := m.boot + time.Duration(len(packages))*(m.limit+m.boot)
-			arguments := []string{
-				filepath.Join(m.root, "test/vm/run"), "--kernel", k.ID, "--timeout", whole.String(),
-				"--console", filepath.Join(m.root, "build", "vm", k.ID+".console"),
-			}
-			if m.cpus > 0 {
-				arguments = append(arguments, "--cpus", strconv.Itoa(m.cpus))
-			}
-			if m.memory != "" {
-				arguments = append(arguments, "--memory", m.memory)
-			}
-			runs[i] = m.kernel(ctx, k.ID, packages, append(arguments, "--"))
+			runs[i] = m.guest(ctx, k.ID, "", packages)
 			return nil
 		})
 	}
 	_ = group.Wait() // what went wrong is in runs
+	if m.run == "" {
+		m.tryAgain(ctx, runs)
+	}
 	if n := print(m.w, runs); n > 0 {
 		return fmt.Errorf("%d problems", n)
 	}
 	return nil
+}
+
+// guest runs every binary once in a guest. suffix tells its files in build/vm
+// from those of another one with the same kernel.
+func (m *matrix) guest(ctx context.Context, id, suffix string, packages []testPackage) kernelRun {
+	// This program watches each step itself; the bench's limit is behind it.
+	whole := m.boot + time.Duration(len(packages))*(m.limit+m.boot)
+	arguments := []string{
+		filepath.Join(m.root, "test/vm/run"), "--kernel", id, "--timeout", whole.String(),
+		"--console", filepath.Join(m.root, "build", "vm", id+suffix+".console"),
+	}
+	if m.cpus > 0 {
+		arguments = append(arguments, "--cpus", strconv.Itoa(m.cpus))
+	}
+	if m.memory != "" {
+		arguments = append(arguments, "--memory", m.memory)
+	}
+	return m.kernel(ctx, kernelRun{Kernel: id, Wanted: packages, suffix: suffix}, append(arguments, "--"))
 }
 
 // without leaves out the packages below some folders of the module.
@@ -209,10 +219,9 @@ func without(root string, packages []testPackage, folders []string) []testPackag
 	})
 }
 
-// kernel runs every binary once on one kernel; before is the command that
-// brings the script there.
-func (m *matrix) kernel(ctx context.Context, id string, packages []testPackage, before []string) kernelRun {
-	k := kernelRun{Kernel: id, Wanted: packages}
+// kernel runs every binary that is wanted on one kernel; before is the command
+// that brings the script there.
+func (m *matrix) kernel(ctx context.Context, k kernelRun, before []string) kernelRun {
 	start := time.Now()
 	if err := m.runScript(ctx, &k, before); err != nil {
 		k.Problem = err.Error()
@@ -226,11 +235,11 @@ func (m *matrix) runScript(ctx context.Context, k *kernelRun, before []string) e
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("making the directory of the output: %w", err)
 	}
-	path := filepath.Join(dir, k.Kernel+".sh")
+	path := filepath.Join(dir, k.Kernel+k.suffix+".sh")
 	if err := os.WriteFile(path, []byte(script(m.root, k.Wanted, m.run, m.limit)), 0o755); err != nil {
 		return fmt.Errorf("writing the script: %w", err)
 	}
-	k.Log = filepath.Join("build", "vm", k.Kernel+".log")
+	k.Log = filepath.Join("build", "vm", k.Kernel+k.suffix+".log")
 	log, err := os.Create(filepath.Join(m.root, k.Log))
 	if err != nil {
 		return fmt.Errorf("making the log: %w", err)

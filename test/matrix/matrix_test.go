@@ -83,13 +83,18 @@ func TestHangs(t *testing.T) { select {} }
 
 func newMatrix(t *testing.T, patterns ...string) *matrix {
 	t.Helper()
+	return newMatrixOf(t, tree, patterns...)
+}
+
+func newMatrixOf(t *testing.T, tree map[string]string, patterns ...string) *matrix {
+	t.Helper()
 	root := t.TempDir()
 	for name, content := range tree {
 		path := filepath.Join(root, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(content), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -122,7 +127,7 @@ func TestFindsPrivilegedTestsOnly(t *testing.T) {
 
 func TestTellsWhatEveryTestDid(t *testing.T) {
 	m := newMatrix(t, "./...")
-	k := m.kernel(t.Context(), hostKernel, m.packages, nil)
+	k := m.kernel(t.Context(), kernelRun{Kernel: hostKernel, Wanted: m.packages}, nil)
 	if k.Problem != "" {
 		t.Fatal(k.Problem)
 	}
@@ -176,7 +181,7 @@ func TestTellsWhatEveryTestDid(t *testing.T) {
 
 func TestSkipThatTheListOfKernelsDoesNotKnowIsAProblem(t *testing.T) {
 	m := newMatrix(t, "./good")
-	k := m.kernel(t.Context(), hostKernel, m.packages, nil)
+	k := m.kernel(t.Context(), kernelRun{Kernel: hostKernel, Wanted: m.packages}, nil)
 	if problems := k.problems(); len(problems) != 0 {
 		t.Errorf("on the host: %q", problems)
 	}
@@ -199,7 +204,7 @@ func TestGuestThatDiesIsAProblem(t *testing.T) {
 	if err := os.WriteFile(bench, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	k := m.kernel(t.Context(), "debian-6.1", m.packages, []string{bench})
+	k := m.kernel(t.Context(), kernelRun{Kernel: "debian-6.1", Wanted: m.packages}, []string{bench})
 	all := strings.Join(k.problems(), "\n")
 	for _, want := range []string{
 		"exit status 125", "kernel panic", "binary never ended", "TestPasses failed", "it did not end", "example.com/tree/leak never ran",
@@ -213,7 +218,7 @@ func TestGuestThatDiesIsAProblem(t *testing.T) {
 func TestGuestThatHangsIsEnded(t *testing.T) {
 	m := newMatrix(t, "./good")
 	m.boot = 100 * time.Millisecond
-	k := m.kernel(t.Context(), "debian-6.1", m.packages, []string{"/bin/sh", "-c", "exec sleep 3600"})
+	k := m.kernel(t.Context(), kernelRun{Kernel: "debian-6.1", Wanted: m.packages}, []string{"/bin/sh", "-c", "exec sleep 3600"})
 	if all := strings.Join(k.problems(), "\n"); !strings.Contains(all, errHangs.Error()) || !strings.Contains(all, "no test ran") {
 		t.Errorf("problems: %s", all)
 	}

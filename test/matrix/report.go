@@ -23,6 +23,8 @@ type kernelRun struct {
 	Problem string
 	Elapsed time.Duration
 	Log     string
+
+	suffix string // of its files' names
 }
 
 func (k kernelRun) count(o outcome) int {
@@ -97,8 +99,12 @@ func print(w io.Writer, runs []kernelRun) int {
 		reasons := map[string][]string{}
 		for _, p := range k.Packages {
 			for _, r := range p.Results {
-				if r.Outcome == skipped {
-					reasons[r.why()] = append(reasons[r.why()], r.Test)
+				switch r.Outcome {
+				case skipped:
+					reasons[r.why()] = append(reasons[r.why()], r.topLevel())
+				case unsteady:
+					fmt.Fprintf(w, "\nUNSTEADY on %s: %s %s failed once, and passed %d times alone:\n%s\n",
+						k.Kernel, p.ImportPath, r.Test, tries, indent(tail(r.Output, 60)))
 				}
 			}
 		}
@@ -106,29 +112,28 @@ func print(w io.Writer, runs []kernelRun) int {
 			fmt.Fprintf(w, "\nskipped on %s:\n", k.Kernel)
 		}
 		for _, why := range slices.Sorted(maps.Keys(reasons)) {
-			fmt.Fprintf(w, "  %s\n    %d: %s\n", why, len(reasons[why]), strings.Join(topLevel(reasons[why]), ", "))
+			fmt.Fprintf(w, "  %s\n    %d: %s\n", why, len(reasons[why]), strings.Join(distinct(reasons[why]), ", "))
 		}
 	}
 
 	fmt.Fprintln(w)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "kernel\tran\tpassed\tfailed\tskipped\tproblems\ttime\toutput")
+	fmt.Fprintln(table, "kernel\tran\tpassed\tfailed\tunsteady\tskipped\tproblems\ttime\toutput")
 	ok, bad, skips := 0, 0, 0
 	for i, k := range runs {
-		p, f, s := k.count(passed), k.count(failed), k.count(skipped)
+		p, f, u, s := k.count(passed), k.count(failed), k.count(unsteady), k.count(skipped)
 		ok, bad, skips = ok+p, bad+f, skips+s
-		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\n",
-			k.Kernel, p+f, p, f, s, len(problems[i]), k.Elapsed.Round(time.Second), k.Log)
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\n",
+			k.Kernel, p+f+u, p, f, u, s, len(problems[i]), k.Elapsed.Round(time.Second), k.Log)
 	}
 	table.Flush()
 	fmt.Fprintf(w, "\n%d passed, %d failed, %d skipped\n", ok, bad, skips)
 	return total
 }
 
-// topLevel are the tests to which subtests belong, each once and in their order.
-func topLevel(tests []string) (names []string) {
-	for _, test := range tests {
-		name, _, _ := strings.Cut(test, "/")
+// distinct names, in their order.
+func distinct(all []string) (names []string) {
+	for _, name := range all {
 		if !slices.Contains(names, name) {
 			names = append(names, name)
 		}

@@ -21,6 +21,8 @@ const (
 	passed  outcome = "pass"
 	failed  outcome = "fail"
 	skipped outcome = "skip"
+	// unsteady: it failed once, and passed each time when it was tried again.
+	unsteady outcome = "unsteady"
 )
 
 // result is what one test, or one subtest without subtests of its own, did.
@@ -205,6 +207,12 @@ func said(output string) string {
 		}
 	}
 	return strings.Join(kept, "\n")
+}
+
+// topLevel is the test to which a subtest belongs.
+func (r result) topLevel() string {
+	name, _, _ := strings.Cut(r.Test, "/")
+	return name
 }
 
 // why is the reason of a skipped test: the last thing that it said.
