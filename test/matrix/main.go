@@ -101,7 +101,7 @@ func parse(arguments []string) (options, error) {
 	flags.IntVar(&o.jobs, "jobs", 1, "how many kernels at a time")
 	flags.IntVar(&o.cpus, "cpus", 0, "processors of a guest; 0 for what test/vm/run takes")
 	flags.StringVar(&o.memory, "memory", "", "memory of a guest; empty for what test/vm/run takes")
-	flags.DurationVar(&o.limit, "limit", 15*time.Minute, "the longest that one package may take")
+	flags.DurationVar(&o.limit, "limit", 25*time.Minute, "the longest that one package may take")
 	flags.DurationVar(&o.boot, "boot", 3*time.Minute, "the longest that a guest may take to boot, and between packages")
 	flags.DurationVar(&o.again, "for", 0, "host only: start over for this long, until something fails")
 	if err := flags.Parse(arguments[1:]); err != nil {
