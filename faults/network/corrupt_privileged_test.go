@@ -193,7 +193,7 @@ func TestStreamIsDamagedOrSentAgain(t *testing.T) {
 					v1.NetworkCorrupt_RIGHT: {flipped: hits},
 					v1.NetworkCorrupt_WRONG: {sumErrors: hits},
 				}[checksum]
-				if errors != want {
+				if !errors.are(want) {
 					t.Errorf("%s: %+v, want %+v", address, errors, want)
 				}
 			}
@@ -219,14 +219,25 @@ func (f *fixture) damageWhole() (came, want [][]byte) {
 }
 
 // damages are what the receiver of a stream saw.
-type damages struct{ flipped, sumErrors int }
+type damages struct {
+	flipped, sumErrors int
+	// again counts the segments that were sent once more.
+	again int
+}
+
+// are compares. The damage of a segment that was sent again for nothing, as by a
+// machine that stood still, is not seen: the receiver has what it says already.
+func (d damages) are(want damages) bool {
+	unseen := want.flipped - d.flipped
+	return d.sumErrors == want.sumErrors && 0 <= unseen && unseen <= d.again
+}
 
 // stream sends a stream under a fault, which ends with it. All of it has to come.
 func (f *fixture) stream(address string, size int, spec *v1.Fault) (*env.Injected, damages) {
 	f.t.Helper()
 	pair := env.NewStreamPair(f.t, f.network, f.target, f.neighbour, address, size)
 	injection := f.inject(network.Corrupt(), spec)
-	before := countSumErrors(f.network.B)
+	before, segments := countSumErrors(f.network.B), f.network.A.SNMP("Tcp RetransSegs")
 	sent, came := pair.Exchange()
 	injection.End()
 	if sent.Errors > 0 || came.Error != "" {
@@ -235,7 +246,10 @@ func (f *fixture) stream(address string, size int, spec *v1.Fault) (*env.Injecte
 	if came.Bytes != size {
 		f.t.Errorf("%d bytes came, want %d", came.Bytes, size)
 	}
-	return injection, damages{came.Flipped, countSumErrors(f.network.B) - before}
+	return injection, damages{
+		flipped: came.Flipped, sumErrors: countSumErrors(f.network.B) - before,
+		again: f.network.A.SNMP("Tcp RetransSegs") - segments,
+	}
 }
 
 // A packet that is sent twice is damaged twice: otherwise the damage would be
@@ -253,7 +267,7 @@ func TestDamageOfWhatIsSentTwice(t *testing.T) {
 
 	injection, errors := f.stream(env.AddressB+":7001", 2<<20, damaged(5, v1.NetworkCorrupt_WRONG))
 	counters := injection.Count()
-	if hits := int(counters.Injected); hits == 0 || counters.Missed > 0 || errors != (damages{sumErrors: 2 * hits}) {
+	if hits := int(counters.Injected); hits == 0 || counters.Missed > 0 || !errors.are(damages{sumErrors: 2 * hits}) {
 		t.Errorf("%+v, of packets that were hit %+v", errors, counters)
 	}
 	double.End()
@@ -425,7 +439,7 @@ func TestDamageOfWhatIsHeld(t *testing.T) {
 
 	injection, errors := f.stream(env.AddressB+":7001", 2<<20, damaged(5, v1.NetworkCorrupt_WRONG))
 	counters := injection.Count()
-	if hits := int(counters.Injected); hits == 0 || counters.Missed > 0 || errors != (damages{sumErrors: hits}) {
+	if hits := int(counters.Injected); hits == 0 || counters.Missed > 0 || !errors.are(damages{sumErrors: hits}) {
 		t.Errorf("%+v, of packets that were hit %+v", errors, counters)
 	}
 	held.End()
