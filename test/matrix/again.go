@@ -35,24 +35,41 @@ const (
 // tryAgain runs timed tests that have failed in a guest again, in one that has
 // nothing else to do. Those that pass each time are unsteady, and no failures.
 func (m *matrix) tryAgain(ctx context.Context, runs []kernelRun) {
-	var total int
+	total := 0
 	for _, k := range runs {
-		total += len(m.unsteady(k))
+		for i := range k.Packages {
+			total += len(m.excusable(&k.Packages[i]))
+		}
 	}
 	if total > mostUnsteady {
 		return
 	}
 	for i := range runs {
-		if results := m.unsteady(runs[i]); len(results) > 0 && ctx.Err() == nil {
-			m.tryAgainOn(ctx, &runs[i], results)
+		if ctx.Err() == nil {
+			m.tryAgainOn(ctx, &runs[i])
 		}
 	}
 }
 
-func (m *matrix) tryAgainOn(ctx context.Context, k *kernelRun, results []*result) {
-	wanted := m.packagesOf(*k)
-	for _, p := range wanted {
+func (m *matrix) tryAgainOn(ctx context.Context, k *kernelRun) {
+	var wanted []testPackage
+	var results []*result
+	for i := range k.Packages {
+		failures := m.excusable(&k.Packages[i])
+		if len(failures) == 0 {
+			continue
+		}
+		var tests []string
+		for _, r := range failures {
+			tests = append(tests, r.topLevel())
+		}
+		p := *m.find(k.Packages[i].ImportPath)
+		p.Tests = distinct(tests)
 		fmt.Fprintf(m.w, "again, %d times alone on %s: %s %s\n", tries, k.Kernel, p.ImportPath, strings.Join(p.Tests, ", "))
+		wanted, results = append(wanted, p), append(results, failures...)
+	}
+	if len(wanted) == 0 {
+		return
 	}
 	second := m.guest(ctx, k.Kernel, "-again", slices.Repeat(wanted, tries))
 	k.Elapsed += second.Elapsed
@@ -64,52 +81,31 @@ func (m *matrix) tryAgainOn(ctx context.Context, k *kernelRun, results []*result
 	}
 }
 
-// unsteady are the failed results of timed tests. What a fault has not taken
+// excusable are the failed results of timed tests. What a fault has not taken
 // back is never a matter of time.
-func (m *matrix) unsteady(k kernelRun) (list []*result) {
-	for i, p := range k.Packages {
-		folder := m.folder(p.ImportPath)
-		for j := range p.Results {
-			r := &k.Packages[i].Results[j]
-			if r.Outcome == failed && slices.Contains(timed[folder], r.topLevel()) && !strings.Contains(r.Output, env.LeftBehind) {
-				list = append(list, r)
-			}
+func (m *matrix) excusable(p *packageRun) (list []*result) {
+	ran := m.find(p.ImportPath)
+	if ran == nil {
+		return nil
+	}
+	folder, err := filepath.Rel(m.root, ran.Dir)
+	if err != nil {
+		return nil
+	}
+	for i := range p.Results {
+		r := &p.Results[i]
+		if r.Outcome == failed && slices.Contains(timed[folder], r.topLevel()) && !strings.Contains(r.Output, env.LeftBehind) {
+			list = append(list, r)
 		}
 	}
 	return list
 }
 
-// packagesOf are the packages with the timed tests that have failed.
-func (m *matrix) packagesOf(k kernelRun) (list []testPackage) {
-	for _, p := range k.Wanted {
-		var tests []string
-		for _, ran := range k.Packages {
-			if ran.ImportPath != p.ImportPath {
-				continue
-			}
-			for _, r := range m.unsteady(kernelRun{Packages: []packageRun{ran}}) {
-				if name := r.topLevel(); !slices.Contains(tests, name) {
-					tests = append(tests, name)
-				}
-			}
-		}
-		if len(tests) > 0 {
-			p.Tests = tests
-			list = append(list, p)
-		}
+// find returns nil for a package that is none of this run.
+func (m *matrix) find(importPath string) *testPackage {
+	i := slices.IndexFunc(m.packages, func(p testPackage) bool { return p.ImportPath == importPath })
+	if i < 0 {
+		return nil
 	}
-	return list
-}
-
-// folder of a package, from the module's root.
-func (m *matrix) folder(importPath string) string {
-	for _, p := range m.packages {
-		if p.ImportPath == importPath {
-			folder, err := filepath.Rel(m.root, p.Dir)
-			if err == nil {
-				return folder
-			}
-		}
-	}
-	return ""
+	return &m.packages[i]
 }
