@@ -125,7 +125,7 @@ func (p *place) revert() {
 		return
 	}
 	if err := p.injection.Revert(context.Background()); err != nil {
-		p.b.Error(err)
+		p.b.Errorf(env.LeftBehind+"%v", err)
 	}
 	p.injection = nil
 }

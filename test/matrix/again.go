@@ -19,7 +19,7 @@ var timed = map[string][]string{
 		"TestBandwidthIsTheRate", "TestReceivedBandwidthIsTheRate", "TestTBFIsTheRate", "TestNetemHoldsAndDoubles",
 		"TestLatencyIsTheTargetsAlone", "TestLatencyEverywhere", "TestLatencyOfTimedPackets", "TestNothingIsLostToTheQueue",
 		"TestReceivedPacketsAreLateByTheSeed", "TestBothDirectionsAreTwoDelays", "TestReorderIsThatOfTheSeed",
-		"TestReorderLossAndLatencyShareTheirPackets", "TestPinnedReorderIsAdopted", "TestRoundTripsAreLikeNetems", "TestJitterIsLikeNetems",
+		"TestReorderLossAndLatencyShareTheirPackets", "TestRoundTripsAreLikeNetems", "TestJitterIsLikeNetems",
 	},
 	"test/bench": {"TestLatencyIsLikeNetemToBulkTCP", "TestLossIsLikeNetemToBulkTCP"},
 }
