@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"testing"
 	"time"
@@ -54,7 +53,7 @@ func newFixture(t *testing.T) *fixture {
 
 func need(t *testing.T, capabilities ...kernel.Capability) {
 	t.Helper()
-	prober := kernel.NewProber(env.CgroupRoot(t), slog.New(slog.DiscardHandler))
+	prober := env.Prober(t)
 	for _, capability := range capabilities {
 		if answer := prober.Probe(t.Context(), capability); !answer.OK() {
 			kernels.Missing(t, string(capability), errors.New(answer.Reason))

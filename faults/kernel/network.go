@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -270,7 +271,10 @@ func hasSymbol(kallsyms, name string) (bool, error) {
 	defer f.Close()
 	sc := bufio.NewScanner(f)
 	for sc.Scan() {
-		if fields := strings.Fields(sc.Text()); len(fields) > 2 && fields[2] == name {
+		// address, type, name; then a tab and the module
+		_, rest, _ := bytes.Cut(sc.Bytes(), []byte(" "))
+		_, rest, _ = bytes.Cut(rest, []byte(" "))
+		if symbol, _, _ := bytes.Cut(rest, []byte("\t")); string(symbol) == name {
 			return true, nil
 		}
 	}

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 
@@ -101,11 +101,10 @@ func CloseAll(list []*Namespace) error {
 // nowhere: the kernel removes a namespace that nobody holds, with all that was
 // in it.
 func Find(inode uint64) (*Namespace, error) {
-	paths, err := namespacePaths()
-	if err != nil {
-		return nil, fmt.Errorf("looking for network namespace %d: %w", inode, err)
-	}
-	for _, path := range paths {
+	for path, err := range namespacePaths() {
+		if err != nil {
+			return nil, fmt.Errorf("looking for network namespace %d: %w", inode, err)
+		}
 		var stat unix.Stat_t
 		if unix.Stat(path, &stat) != nil || stat.Ino != inode {
 			continue
@@ -121,36 +120,44 @@ func Find(inode uint64) (*Namespace, error) {
 	return nil, nil
 }
 
-// namespacePaths lists where network namespaces can be opened: with the
-// processes, then at the mounts that keep one without any.
-func namespacePaths() ([]string, error) {
-	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
-	if err != nil {
-		return nil, err
-	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	for line := range strings.Lines(string(mounts)) {
-		// mount id, parent, device, root, mount point (proc_pid_mountinfo(5))
-		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[3], "net:[") {
-			paths = append(paths, fields[4])
+// namespacePaths gives the places where network namespaces can be opened: the
+// mounts that keep one without any process, then the processes.
+func namespacePaths() iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		mounts, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			yield("", err)
+			return
+		}
+		for line := range strings.Lines(string(mounts)) {
+			// mount id, parent, device, root, mount point (proc_pid_mountinfo(5))
+			fields := strings.Fields(line)
+			if len(fields) > 4 && strings.HasPrefix(fields[3], "net:[") && !yield(fields[4], nil) {
+				return
+			}
+		}
+		pids, err := processes()
+		if err != nil {
+			yield("", err)
+			return
+		}
+		for _, pid := range pids {
+			if !yield(fmt.Sprintf("/proc/%d/ns/net", pid), nil) {
+				return
+			}
 		}
 	}
-	return paths, nil
 }
 
 // Each calls fn with every network namespace, once, and goes on after
 // errors.
 func Each(fn func(*Namespace) error) error {
-	paths, err := namespacePaths()
-	if err != nil {
-		return fmt.Errorf("looking for network namespaces: %w", err)
-	}
 	var errs []error
 	seen := map[uint64]bool{}
-	for _, path := range paths {
+	for path, err := range namespacePaths() {
+		if err != nil {
+			return errors.Join(append(errs, fmt.Errorf("looking for network namespaces: %w", err))...)
+		}
 		var stat unix.Stat_t
 		if unix.Stat(path, &stat) != nil || seen[stat.Ino] {
 			continue

@@ -19,24 +19,21 @@ import (
 // thread there, as agents do, does not live there. Processes of a PID
 // namespace that can't be seen from here are not found.
 func (n *Namespace) Stranger(cgroups []fault.Cgroup) (string, error) {
-	known, err := processes(cgroups)
+	known, err := members(cgroups)
 	if err != nil {
 		return "", err
 	}
-	paths, err := filepath.Glob("/proc/[0-9]*")
+	pids, err := processes()
 	if err != nil {
 		return "", err
 	}
-	for _, dir := range paths {
-		pid, err := strconv.Atoi(filepath.Base(dir))
-		if err != nil || known[pid] {
-			continue
-		}
-		if !n.resident(dir) {
+	for _, pid := range pids {
+		dir := fmt.Sprintf("/proc/%d", pid)
+		if known[pid] || !n.resident(dir) {
 			continue
 		}
 		// The target may have started it since.
-		if known, err = processes(cgroups); err != nil {
+		if known, err = members(cgroups); err != nil {
 			return "", err
 		}
 		if known[pid] {
@@ -54,7 +51,22 @@ func (n *Namespace) Stranger(cgroups []fault.Cgroup) (string, error) {
 	return "", nil
 }
 
-func processes(cgroups []fault.Cgroup) (map[int]bool, error) {
+// processes lists what runs, as /proc shows it (proc(5)).
+func processes() (pids []int, err error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	for _, entry := range entries {
+		if pid, err := strconv.Atoi(entry.Name()); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// members lists the processes of cgroups. One that is gone has none.
+func members(cgroups []fault.Cgroup) (map[int]bool, error) {
 	known := map[int]bool{}
 	for _, cgroup := range cgroups {
 		pids, err := cgroup.Processes()

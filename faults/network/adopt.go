@@ -197,7 +197,7 @@ func (a *adoption) pinnedConfig() (config cgroupskb.ObjectsFlConfig, err error) 
 	if err != nil {
 		return config, fmt.Errorf("reading the configuration: %w", err)
 	}
-	spec, err := cgroupskb.LoadObjects()
+	spec, err := compiled(cgroupPrograms)
 	if err != nil {
 		return config, err
 	}

@@ -46,7 +46,7 @@ type fixture struct {
 // of.
 func newFixture(t *testing.T, kind fault.Kind, mechanism string) *fixture {
 	t.Helper()
-	f := &fixture{t: t, prober: kernel.NewProber(env.CgroupRoot(t), slog.New(slog.DiscardHandler))}
+	f := &fixture{t: t, prober: env.Prober(t)}
 	f.needs(kind, mechanism)
 	f.target, f.neighbour, f.network = env.Cgroup(t), env.Cgroup(t), env.NewNetwork(t)
 	return f

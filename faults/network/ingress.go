@@ -204,7 +204,7 @@ func (g *ingress) release() error {
 // those of the cgroup what both directions have in common: lease, filter, dice,
 // counters.
 func (in *injection) loadInbound() (stamp string, err error) {
-	spec, err := inbound.LoadObjects()
+	spec, err := compiled(inboundPrograms)
 	if err != nil {
 		return "", err
 	}

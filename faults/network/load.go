@@ -29,7 +29,7 @@ func (in *injection) load() error {
 }
 
 func (in *injection) loadCgroup() error {
-	spec, err := cgroupskb.LoadObjects()
+	spec, err := compiled(cgroupPrograms)
 	if err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ func (p *plan) config(run, number uint32) cgroupskb.ObjectsFlConfig {
 // loadHook loads the interfaces' program. It shares the lease with those of the
 // cgroup, and the wire with all of the run.
 func (in *injection) loadHook() error {
-	spec, err := tc.LoadObjects()
+	spec, err := compiled(hookPrograms)
 	if err != nil {
 		return err
 	}

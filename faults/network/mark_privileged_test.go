@@ -32,7 +32,7 @@ func TestForgedMarkIsNoReason(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlLoseEgress, passing[mechanismClsBPF]
-	if kernel.NewProber(env.CgroupRoot(t), nil).Probe(t.Context(), kernel.TCX).OK() {
+	if env.Prober(t).Probe(t.Context(), kernel.TCX).OK() {
 		p.hook = passing[mechanismTCX]
 	}
 	in := newInjection(p)

@@ -246,7 +246,7 @@ func newPinned(t *testing.T, kind fault.Kind, spec *v1.Fault, mechanism string) 
 
 func needBPFFS(t *testing.T) {
 	t.Helper()
-	prober := kernel.NewProber("", slog.New(slog.DiscardHandler))
+	prober := env.Prober(t)
 	if answer := prober.Probe(t.Context(), kernel.BPFFS); !answer.OK() {
 		t.Fatalf("%s: %s", kernel.BPFFS, answer.Reason)
 	}

@@ -63,7 +63,7 @@ func newWire() (_ *wire, err error) {
 		}
 		w.run = binary.NativeEndian.Uint32(b[:]) & markRun
 	}
-	spec, err := tc.LoadObjects()
+	spec, err := compiled(hookPrograms)
 	if err != nil {
 		return nil, err
 	}

@@ -31,7 +31,7 @@ func pause() *v1.Fault {
 // newTarget makes a cgroup that can be frozen.
 func newTarget(t *testing.T) fault.Cgroup {
 	t.Helper()
-	prober := kernel.NewProber(env.CgroupRoot(t), nil)
+	prober := env.Prober(t)
 	if answer := prober.Probe(t.Context(), kernel.CgroupFreeze); !answer.OK() {
 		kernels.Missing(t, string(kernel.CgroupFreeze), errors.New(answer.Reason))
 	}
@@ -117,7 +117,7 @@ func TestEmptyCgroupIsPausedAndHitsNothing(t *testing.T) {
 // A process that waits for a file system that never answers can't be stopped.
 func TestUninterruptibleSleeperIsMissed(t *testing.T) {
 	target := newTarget(t)
-	prober := kernel.NewProber(env.CgroupRoot(t), nil)
+	prober := env.Prober(t)
 	if answer := prober.Probe(t.Context(), kernel.FUSE); !answer.OK() {
 		kernels.Missing(t, string(kernel.FUSE), errors.New(answer.Reason))
 	}

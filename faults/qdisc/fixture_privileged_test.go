@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,7 +44,7 @@ func TestMain(m *testing.M) {
 // kernel is declared to have it.
 func needs(t *testing.T, capabilities ...kernel.Capability) {
 	t.Helper()
-	prober := kernel.NewProber(env.CgroupRoot(t), slog.New(slog.DiscardHandler))
+	prober := env.Prober(t)
 	for _, c := range capabilities {
 		if answer := prober.Probe(t.Context(), c); !answer.OK() {
 			kernels.Missing(t, string(c), errors.New(answer.Reason))
@@ -57,7 +56,7 @@ func needs(t *testing.T, capabilities ...kernel.Capability) {
 func hooks(t *testing.T) []string {
 	t.Helper()
 	needs(t, kernel.ClsBPF)
-	prober := kernel.NewProber(env.CgroupRoot(t), slog.New(slog.DiscardHandler))
+	prober := env.Prober(t)
 	if prober.Probe(t.Context(), kernel.TCX).OK() {
 		return []string{"cls_bpf", "tcx"}
 	}

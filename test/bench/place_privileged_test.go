@@ -51,7 +51,7 @@ func newPlace(b testing.TB, prober *kernel.Prober) *place {
 
 func newProber(b testing.TB) *kernel.Prober {
 	b.Helper()
-	return kernel.NewProber(env.CgroupRoot(b), slog.New(slog.DiscardHandler))
+	return env.Prober(b)
 }
 
 // setting puts a variant in place. It returns why this kernel can't have it,

@@ -8,9 +8,11 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +29,22 @@ func CgroupRoot(t testing.TB) string {
 		t.Fatalf("these tests need cgroup v2: %v", err)
 	}
 	return root
+}
+
+var prober = sync.OnceValues(func() (*kernel.Prober, error) {
+	root, err := kernel.Cgroup2Mount()
+	return kernel.NewProber(root, slog.New(slog.DiscardHandler)), err
+})
+
+// Prober is one for all tests of a program: what it has found out about the
+// kernel, it knows.
+func Prober(t testing.TB) *kernel.Prober {
+	t.Helper()
+	p, err := prober()
+	if err != nil {
+		t.Fatalf("these tests need cgroup v2: %v", err)
+	}
+	return p
 }
 
 // Cgroup makes a cgroup with a name of its own below the root. When the test

@@ -9,7 +9,6 @@ import (
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/fault"
-	"faultline.dev/faultline/faults/kernel"
 )
 
 // Injected is a fault that a test has begun without an engine.
@@ -29,13 +28,12 @@ func Plan(t testing.TB, kind fault.Kind, spec *v1.Fault, log *slog.Logger, targe
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	root := CgroupRoot(t)
 	return kind.Plan(t.Context(), fault.Request{
 		Spec:       spec,
 		Cgroups:    targets,
 		Observe:    spec.GetObserve(),
-		Prober:     kernel.NewProber(root, log),
-		CgroupRoot: root,
+		Prober:     Prober(t),
+		CgroupRoot: CgroupRoot(t),
 		Log:        log,
 	})
 }
