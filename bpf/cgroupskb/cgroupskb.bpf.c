@@ -52,7 +52,7 @@ static __always_inline int chosen(struct __sk_buff *skb, enum fl_way way, __u32 
 	if (!filter_matches(&config->filter, &choice->packet, way))
 		return 0;
 	if (effect & EFFECT_CORRUPT &&
-	    !find_payload(skb, &choice->packet, &payload))
+	    !find_payload(skb, &choice->packet, skb->len, &payload))
 		return 0;
 	if (!pulse_is_on(&config->dice, now - start))
 		return 0;
@@ -81,7 +81,7 @@ static __noinline __u32 choose_bit(struct __sk_buff *skb, __u64 seed, __u64 ordi
 	__u32 bit;
 	__u8 byte;
 
-	if (parse_packet(skb, &packet) || !find_payload(skb, &packet, &payload))
+	if (parse_packet(skb, &packet) || !find_payload(skb, &packet, skb->len, &payload))
 		return NO_BIT;
 	bit = payload.start * 8 + bit_at(seed, ordinal, payload.length);
 	/* The payload is seldom where load_net reads. */

@@ -133,7 +133,7 @@ type ObjectsFlMemory struct {
 		_    structs.HostLayout
 		Paid uint64
 	}
-	Reorder struct {
+	Reorder [2]struct {
 		_       structs.HostLayout
 		Before  uint64
 		Mean    uint64

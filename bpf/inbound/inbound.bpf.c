@@ -24,6 +24,8 @@
 #include "../include/events.h"
 #include "../include/lease.h"
 #include "../include/stats.h"
+#include "corrupt.h"
+#include "length.h"
 #include "owner.h"
 #include "state.h"
 
@@ -49,10 +51,6 @@ enum {
 	PACKET_OTHERHOST = 3,
 	/* Of bpf_skb_set_tstamp, 5.18 and later. */
 	TSTAMP_DELIVERY_MONO = 1,
-
-	IPV4_LENGTH = 2,
-	IPV6_PAYLOAD = 4,
-	IPV6_HEADER = 40,
 	/* Router and neighbour solicitation, advertisement, redirect. */
 	ND_FIRST = 133,
 	ND_LAST = 137,
@@ -72,19 +70,6 @@ static __always_inline int is_neighbour_discovery(struct __sk_buff *skb,
 	return type >= ND_FIRST && type <= ND_LAST;
 }
 
-/* From the network header: skb->len counts the link's too, and padding. */
-static __always_inline __u32 network_length(struct __sk_buff *skb,
-					    const struct fl_packet *packet)
-{
-	__u32 offset = packet->family == 4 ? IPV4_LENGTH : IPV6_PAYLOAD;
-	__be16 length;
-
-	/* 0: more than 64 KB (jumbograms). */
-	if (load_net(skb, offset, &length, sizeof(length)) || !length)
-		return skb->len;
-	return bpf_ntohs(length) + (packet->family == 4 ? 0 : IPV6_HEADER);
-}
-
 /* Decides about one packet, and counts it. */
 static __always_inline int chosen(struct __sk_buff *skb, enum owner owner, __u32 effect,
 				  struct choice *choice)
@@ -92,10 +77,13 @@ static __always_inline int chosen(struct __sk_buff *skb, enum owner owner, __u32
 	const volatile struct fl_config *config = &fl_config;
 	__u64 start, now = 0, cgroup = 0;
 	struct fl_packet *packet = &choice->packet;
+	struct fl_payload payload;
 	enum fl_throw thrown;
 	__u32 bytes = 0;
 
 	choice->hold = 0;
+	choice->after = 0;
+	choice->mark = in_decided(skb, config->run) ? skb->cb[0] : 0;
 	start = lease_start(&now);
 	if (!start)
 		return 0;
@@ -114,6 +102,9 @@ static __always_inline int chosen(struct __sk_buff *skb, enum owner owner, __u32
 		return 0;
 	/* The filter first: it costs less than to look for a socket. */
 	if (!filter_matches(&config->filter, packet, RECEIVED))
+		return 0;
+	if (effect & EFFECT_CORRUPT &&
+	    !find_payload(skb, packet, network_length(skb, packet), &payload))
 		return 0;
 	if (owner == OF_SOCKET && !for_target(skb, packet, config->levels, &cgroup))
 		return 0;
@@ -138,20 +129,52 @@ static __always_inline __u32 bits_of(__u32 effect)
 		return IN_TWICE;
 	case EFFECT_LOSE:
 		return IN_SWALLOW | IN_LOST;
+	case EFFECT_CORRUPT:
+		return 0;
+	case EFFECT_REORDER:
+		return IN_SWALLOW | IN_HELD | IN_FALLS;
 	default:
 		return IN_SWALLOW | IN_HELD;
 	}
+}
+
+/* Tells who passes the packet whether it is held. */
+static __always_inline void set_held(__u32 key, __u32 held)
+{
+	struct fl_decision *decision = bpf_map_lookup_elem(&fl_decisions, &key);
+
+	if (decision)
+		decision->effects = held;
 }
 
 static __always_inline int choose(struct __sk_buff *skb, enum owner owner, __u32 effect)
 {
 	const volatile struct fl_config *config = &fl_config;
 	struct choice choice;
+	__u64 now;
+	__u32 key;
 
-	if (chosen(skb, owner, effect, &choice))
-		in_decide(skb, config->run,
-			  bits_of(choice.effect) | 1U << (config->fault & (FAULTS_MAX - 1)),
-			  choice.hold);
+	if (!chosen(skb, owner, effect, &choice))
+		return TC_ACT_UNSPEC;
+	key = decision_key(choice.mark, config->run, config->fault, choice.ordinal);
+	if (effect & EFFECT_CORRUPT) {
+		struct fl_decision *decision = bpf_map_lookup_elem(&fl_decisions, &key);
+		enum fl_hit hit = NOT_HIT;
+
+		if (decision)
+			hit = damage_received(skb, decision, config->dice.seed, choice.ordinal,
+					      config->wrong);
+		if (hit != HIT)
+			return hit == RUINED ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	}
+	now = bpf_ktime_get_ns();
+	if (effect & EFFECT_REORDER) {
+		set_held(key, 0);
+		choice.hold = choice.after > now ? choice.after - now : 0;
+	}
+	in_decide(skb, config->run, key,
+		  bits_of(choice.effect) | 1U << (config->fault & (FAULTS_MAX - 1)),
+		  now, choice.hold);
 	return TC_ACT_UNSPEC;
 }
 
@@ -191,6 +214,30 @@ int fl_in_dup_all(struct __sk_buff *skb)
 	return choose(skb, OF_NAMESPACE, EFFECT_DUPLICATE);
 }
 
+SEC("tc")
+int fl_in_fall(struct __sk_buff *skb)
+{
+	return choose(skb, OF_SOCKET, EFFECT_REORDER);
+}
+
+SEC("tc")
+int fl_in_fall_all(struct __sk_buff *skb)
+{
+	return choose(skb, OF_NAMESPACE, EFFECT_REORDER);
+}
+
+SEC("tc")
+int fl_in_flip(struct __sk_buff *skb)
+{
+	return choose(skb, OF_SOCKET, EFFECT_CORRUPT);
+}
+
+SEC("tc")
+int fl_in_flip_all(struct __sk_buff *skb)
+{
+	return choose(skb, OF_NAMESPACE, EFFECT_CORRUPT);
+}
+
 /* Matches a packet of which a clone is wanted. Where the lease has ended the
  * other faults of the run may make it, or nobody does. */
 SEC("tc")
@@ -224,7 +271,8 @@ int fl_in_take(struct __sk_buff *skb)
 	if (in_next(bits))
 		return TC_ACT_UNSPEC;
 	in_finish(skb, fl_config.run);
-	if (bits & IN_LOST)
+	/* The others are counted with their first clone. */
+	if (bits & IN_LOST || !(bits & (IN_HELD | IN_TWICE)))
 		count_done(bits & IN_FAULTS);
 	return bits & IN_SWALLOW ? TC_ACT_STOLEN : TC_ACT_UNSPEC;
 }
@@ -236,17 +284,19 @@ int fl_in_take(struct __sk_buff *skb)
  */
 static __always_inline __u64 departure(struct __sk_buff *skb)
 {
-	__u64 hold;
+	__u64 until;
 	__u32 bits;
 
 	if (!in_decided(skb, fl_config.run))
 		return 0;
-	hold = skb->cb[2] | (__u64)skb->cb[3] << 32;
+	until = in_until(skb);
 	bits = skb->cb[4];
+	if (bits & IN_FALLS)
+		set_held(skb->cb[0] & MARK_KEY, HELD);
 	in_finish(skb, fl_config.run);
 	if (!(bits & IN_SECOND))
 		count_done(bits & IN_FAULTS);
-	return hold ? bpf_ktime_get_ns() + hold : 0;
+	return until;
 }
 
 /* The protocol gives a packet the time of its arrival instead of the stamp when

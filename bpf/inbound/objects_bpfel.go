@@ -140,7 +140,7 @@ type ObjectsFlMemory struct {
 		_    structs.HostLayout
 		Paid uint64
 	}
-	Reorder struct {
+	Reorder [2]struct {
 		_       structs.HostLayout
 		Before  uint64
 		Mean    uint64
@@ -193,6 +193,10 @@ const (
 	ObjectsProgFlInCopy      = "fl_in_copy"
 	ObjectsProgFlInDup       = "fl_in_dup"
 	ObjectsProgFlInDupAll    = "fl_in_dup_all"
+	ObjectsProgFlInFall      = "fl_in_fall"
+	ObjectsProgFlInFallAll   = "fl_in_fall_all"
+	ObjectsProgFlInFlip      = "fl_in_flip"
+	ObjectsProgFlInFlipAll   = "fl_in_flip_all"
 	ObjectsProgFlInHold      = "fl_in_hold"
 	ObjectsProgFlInHoldAll   = "fl_in_hold_all"
 	ObjectsProgFlInShape     = "fl_in_shape"
@@ -249,6 +253,10 @@ type ObjectsProgramSpecs struct {
 	FlInCopy      *ebpf.ProgramSpec `ebpf:"fl_in_copy"`
 	FlInDup       *ebpf.ProgramSpec `ebpf:"fl_in_dup"`
 	FlInDupAll    *ebpf.ProgramSpec `ebpf:"fl_in_dup_all"`
+	FlInFall      *ebpf.ProgramSpec `ebpf:"fl_in_fall"`
+	FlInFallAll   *ebpf.ProgramSpec `ebpf:"fl_in_fall_all"`
+	FlInFlip      *ebpf.ProgramSpec `ebpf:"fl_in_flip"`
+	FlInFlipAll   *ebpf.ProgramSpec `ebpf:"fl_in_flip_all"`
 	FlInHold      *ebpf.ProgramSpec `ebpf:"fl_in_hold"`
 	FlInHoldAll   *ebpf.ProgramSpec `ebpf:"fl_in_hold_all"`
 	FlInShape     *ebpf.ProgramSpec `ebpf:"fl_in_shape"`
@@ -355,6 +363,10 @@ type ObjectsPrograms struct {
 	FlInCopy      *ebpf.Program `ebpf:"fl_in_copy"`
 	FlInDup       *ebpf.Program `ebpf:"fl_in_dup"`
 	FlInDupAll    *ebpf.Program `ebpf:"fl_in_dup_all"`
+	FlInFall      *ebpf.Program `ebpf:"fl_in_fall"`
+	FlInFallAll   *ebpf.Program `ebpf:"fl_in_fall_all"`
+	FlInFlip      *ebpf.Program `ebpf:"fl_in_flip"`
+	FlInFlipAll   *ebpf.Program `ebpf:"fl_in_flip_all"`
 	FlInHold      *ebpf.Program `ebpf:"fl_in_hold"`
 	FlInHoldAll   *ebpf.Program `ebpf:"fl_in_hold_all"`
 	FlInShape     *ebpf.Program `ebpf:"fl_in_shape"`
@@ -370,6 +382,10 @@ func (p *ObjectsPrograms) Close() error {
 		p.FlInCopy,
 		p.FlInDup,
 		p.FlInDupAll,
+		p.FlInFall,
+		p.FlInFallAll,
+		p.FlInFlip,
+		p.FlInFlipAll,
 		p.FlInHold,
 		p.FlInHoldAll,
 		p.FlInShape,

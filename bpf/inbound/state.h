@@ -4,15 +4,17 @@
  * in skb->cb, scratch space between tc programs to which nothing in between
  * writes, also not the way to an ifb device: the clone there has it too.
  *
- *   cb[0]    the run
+ *   cb[0]    the run, and the place of its decision: what the mark is to a
+ *            packet that is sent (decision.h)
  *   cb[1]    the same, inverted: what the layers below leave in cb is as good
- *            as random, and 64 bits are compared
- *   cb[2, 3] how long it is held, ns
+ *            as random
+ *   cb[2, 3] until when it is held, CLOCK_MONOTONIC in ns; 0: it is not
  *   cb[4]    enum fl_in_bits
  */
 #pragma once
 
 #include "../include/abi.h"
+#include "../include/decision.h"
 
 enum fl_in_bits {
 	/* Bit n: fault n of the run hits it. */
@@ -26,30 +28,36 @@ enum fl_in_bits {
 	IN_SECOND = 1 << 20,
 	/* There is no room for it: no clone either. */
 	IN_LOST = 1 << 21,
-};
-
-enum {
-	/* In the bits of cb[0] that say nothing of the run. */
-	IN_MARK = 0x2b5d,
+	/* Its decision is to say that it is held. */
+	IN_FALLS = 1 << 22,
 };
 
 static __always_inline int in_decided(struct __sk_buff *skb, __u32 run)
 {
-	__u32 mark = run | IN_MARK;
-
-	return skb->cb[0] == mark && skb->cb[1] == ~mark;
+	return skb->cb[0] == ~skb->cb[1] && (skb->cb[0] & MARK_RUN) == run;
 }
 
-static __always_inline void in_decide(struct __sk_buff *skb, __u32 run, __u32 bits, __u64 hold)
+static __always_inline __u64 in_until(struct __sk_buff *skb)
 {
+	return skb->cb[2] | (__u64)skb->cb[3] << 32;
+}
+
+/* Adds what one fault wants of the packet; key is the place of its decision. */
+static __always_inline void in_decide(struct __sk_buff *skb, __u32 run, __u32 key, __u32 bits,
+				      __u64 now, __u64 hold)
+{
+	__u64 until = 0;
+
 	if (in_decided(skb, run)) {
-		hold += skb->cb[2] | (__u64)skb->cb[3] << 32;
+		until = in_until(skb);
 		bits |= skb->cb[4];
 	}
-	skb->cb[0] = run | IN_MARK;
-	skb->cb[1] = ~(run | IN_MARK);
-	skb->cb[2] = hold;
-	skb->cb[3] = hold >> 32;
+	if (hold)
+		until = (until ? until : now) + hold;
+	skb->cb[0] = run | key;
+	skb->cb[1] = ~(run | key);
+	skb->cb[2] = until;
+	skb->cb[3] = until >> 32;
 	skb->cb[4] = bits;
 }
 

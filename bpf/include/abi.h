@@ -32,6 +32,16 @@ enum {
 	BPF_F_NO_PREALLOC = 1,
 };
 
+/* Flags of bpf_skb_store_bytes. */
+enum {
+	BPF_F_RECOMPUTE_CSUM = 1 << 0,
+};
+
+/* What bpf_csum_level does. */
+enum {
+	BPF_CSUM_LEVEL_RESET = 3,
+};
+
 /* Flags of bpf_l4_csum_replace, whose lowest bits are the size of the field. */
 enum {
 	BPF_F_MARK_MANGLED_0 = 1 << 5,

@@ -49,11 +49,11 @@ enum fl_way {
 struct fl_memory {
 	/* The delay before, when delays are correlated. */
 	struct fl_delay_state delay;
-	/* Each way has the rate for itself. */
+	/* Each way has the rate for itself, and packets that pass others. */
 	struct fl_shape_state shape[WAYS];
-	struct fl_reorder_state reorder;
+	struct fl_reorder_state reorder[WAYS];
 };
-_Static_assert(sizeof(struct fl_memory) == 32 + sizeof(struct fl_reorder_state),
+_Static_assert(sizeof(struct fl_memory) == 32 + WAYS * sizeof(struct fl_reorder_state),
 	       "no padding of the compiler's");
 
 struct {
@@ -121,17 +121,17 @@ static __always_inline enum fl_throw throw_and_time(__u32 bytes, enum fl_way way
 			thrown = THROW_PASS;
 	}
 	if (effect & EFFECT_REORDER) {
-		note_interval(&memory->reorder, monotonic);
+		note_interval(&memory->reorder[way], monotonic);
 		if (thrown == THROW_PASS)
-			passed = pass_by(&memory->reorder);
+			passed = pass_by(&memory->reorder[way]);
 		else
-			choice->after = fall_back(&config->reorder, &memory->reorder, monotonic,
+			choice->after = fall_back(&config->reorder, &memory->reorder[way], monotonic,
 						  decision_key(choice->mark, config->run, config->fault,
 							       choice->ordinal));
 	}
 	bpf_spin_unlock(&state->lock);
 	if (effect & EFFECT_REORDER)
-		settle(&memory->reorder, passed, monotonic);
+		settle(&memory->reorder[way], passed, monotonic);
 	choice->effect = effect;
 	if (effect & EFFECT_SHAPE && choice->hold == SHAPE_FULL) {
 		choice->effect = EFFECT_LOSE;

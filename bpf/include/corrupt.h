@@ -68,11 +68,12 @@ static __always_inline __u32 transport_header(struct __sk_buff *skb,
 }
 
 /*
- * Returns whether the packet has a payload. Of one that is cut up later only the
+ * Returns whether the packet, of that many bytes from its network header on, has
+ * a payload. Of one that is cut up later only the
  * first part is hit, as netem does it.
  */
 static __always_inline int find_payload(struct __sk_buff *skb,
-					const struct fl_packet *packet,
+					const struct fl_packet *packet, __u32 size,
 					struct fl_payload *payload)
 {
 	__u32 header, before, length;
@@ -81,9 +82,9 @@ static __always_inline int find_payload(struct __sk_buff *skb,
 		return 0;
 	header = transport_header(skb, packet);
 	before = packet->transport + header;
-	if (!header || skb->len <= before)
+	if (!header || size <= before)
 		return 0;
-	length = skb->len - before;
+	length = size - before;
 	if (skb->gso_size && length > skb->gso_size)
 		length = skb->gso_size;
 	if (length > CORRUPT_BYTES_MAX)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Flips the chosen bit of a packet at the egress of an interface (tc).
+ * Flips the chosen bit of a packet at an interface (tc).
  *
  * With the checksum made right nothing is to be known of it: where the kernel or
  * the device fills it in later, that is done over the damaged payload, and
@@ -17,16 +17,22 @@
 
 #include "corrupt.h"
 
+/* The longest that gets a checksum here, with its transport header. */
+#ifndef SUM_BYTES_MAX
+#define SUM_BYTES_MAX (CORRUPT_BYTES_MAX + 60)
+#endif
+
 enum {
 	/* Link layer headers are shorter. */
 	LINK_HEADER_MAX = 64,
+	ETHERNET_HEADER = 14,
 	/* What is taken off for a moment: all up to the transport header, and
 	 * some of what follows. */
 	ROOM = 96,
 	IP_HEADERS_MAX = 40,
 	/* Bytes that are summed at once, and how often. */
 	SUM_CHUNK = 128,
-	SUM_CHUNKS = (CORRUPT_BYTES_MAX + 60) / SUM_CHUNK + 1,
+	SUM_CHUNKS = SUM_BYTES_MAX / SUM_CHUNK + 1,
 	/* Network and transport header of a packet that is cut; 2^n - 1. */
 	HEADERS_MAX = 127,
 	/* What bpf_skb_adjust_room takes off at the most, and how often that is
@@ -47,10 +53,23 @@ enum fl_hit {
 	RUINED,
 };
 
+/* Whether a packet's IP header begins there: the first bytes of it are expected. */
+static __always_inline int network_is_at(struct __sk_buff *skb, __u32 at, const __u32 expected[5])
+{
+	__u32 there[5];
+
+	if (at > LINK_HEADER_MAX || bpf_skb_load_bytes(skb, at, there, sizeof(there)))
+		return 0;
+	for (int i = 0; i < 5; i++)
+		if (there[i] != expected[i])
+			return 0;
+	return 1;
+}
+
 /* Returns 0 when the parts of the packet were found. */
 static __noinline long find_place(struct __sk_buff *skb, struct fl_place *place)
 {
-	__u32 at_place[5], expected[5];
+	__u32 expected[5];
 	struct fl_packet packet;
 	__u32 network, header = 0;
 	__be16 length;
@@ -58,20 +77,18 @@ static __noinline long find_place(struct __sk_buff *skb, struct fl_place *place)
 	if (parse_packet(skb, &packet))
 		return -1;
 	/* Nothing says how long the link layer's header is, but what is left
-	 * beside what IP says of its own length. */
+	 * beside what IP says of its own length; Ethernet fills short packets up. */
 	if (load_net(skb, packet.family == 4 ? 2 : 4, &length, sizeof(length)))
 		return -1;
 	network = skb->len - bpf_ntohs(length);
 	if (packet.family == 6)
 		network -= sizeof(struct ipv6_header);
-	if (network > LINK_HEADER_MAX)
+	if (load_net(skb, 0, expected, sizeof(expected)))
 		return -1;
-	if (load_net(skb, 0, expected, sizeof(expected)) ||
-	    bpf_skb_load_bytes(skb, network, at_place, sizeof(at_place)))
+	if (!network_is_at(skb, network, expected))
+		network = ETHERNET_HEADER;
+	if (!network_is_at(skb, network, expected))
 		return -1;
-	for (int i = 0; i < 5; i++)
-		if (at_place[i] != expected[i])
-			return -1;
 	if (!packet.later_fragment) {
 		header = transport_header(skb, &packet);
 		if (!header)
@@ -116,7 +133,10 @@ static __always_inline long flip(struct __sk_buff *skb, const struct fl_place *p
 	if (bpf_skb_load_bytes(skb, at, &byte, 1))
 		return -1;
 	byte ^= 1 << (bit & 7);
-	return bpf_skb_store_bytes(skb, at, &byte, 1, 0);
+	/* A sum that the device has made of all of a received packet follows it:
+	 * otherwise it would tell that the packet is whole. With the checksum
+	 * made right the two changes cancel out. */
+	return bpf_skb_store_bytes(skb, at, &byte, 1, damage & DAMAGE_WRONG ? BPF_F_RECOMPUTE_CSUM : 0);
 }
 
 /* Lets the checksum know of the bit. */

@@ -5,6 +5,7 @@ import (
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/cgroupskb"
+	"faultline.dev/faultline/bpf/inbound"
 	"faultline.dev/faultline/faults/check"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/kernel"
@@ -28,6 +29,7 @@ func Corrupt() fault.Kind {
 				Summary: sameByCls,
 				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.CgroupSKB, kernel.ClsBPF},
 			},
+			byIFB(),
 		},
 		Example: `target: {cgroup: /shop/checkout}
 networkCorrupt: {percent: 1, checksum: RIGHT}
@@ -54,10 +56,9 @@ func planCorrupt(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.onlyBuilt(); err != nil {
-		return nil, err
-	}
-	chosen, err := fault.Choose(ctx, req, Corrupt(), mechanismTCX, mechanismClsBPF)
+	chosen, err := p.direct(ctx, Corrupt(), received{
+		bySocket: inbound.ObjectsProgFlInFlip, all: inbound.ObjectsProgFlInFlipAll,
+	}, mechanismTCX, mechanismClsBPF)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +68,9 @@ func planCorrupt(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 		p.warn("packets that open a connection carry data only with TCP Fast Open: without it nothing is hit")
 	}
 	p.wrong = corrupt.GetChecksum() != v1.NetworkCorrupt_RIGHT
-	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlFlipEgress, damaging[chosen]
+	if p.filter.egress {
+		p.egressProgram, p.hook = cgroupskb.ObjectsProgFlFlipEgress, damaging[chosen]
+	}
 	what := describeShare("flip a bit in %v %% of the packets", corrupt)
 	if p.wrong {
 		return p.finish(chosen, what+", the checksum is wrong")

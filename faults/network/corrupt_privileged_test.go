@@ -232,10 +232,16 @@ func (d damages) are(want damages) bool {
 	return d.sumErrors == want.sumErrors && 0 <= unseen && unseen <= d.again
 }
 
-// stream sends a stream under a fault, which ends with it. All of it has to come.
+// stream sends a stream of the target's under a fault, which ends with it. All of
+// it has to come.
 func (f *fixture) stream(address string, size int, spec *v1.Fault) (*env.Injected, damages) {
 	f.t.Helper()
-	pair := env.NewStreamPair(f.t, f.network, f.target, f.neighbour, address, size)
+	return f.streamFrom(f.target, f.neighbour, address, size, spec)
+}
+
+func (f *fixture) streamFrom(sender, receiver fault.Cgroup, address string, size int, spec *v1.Fault) (*env.Injected, damages) {
+	f.t.Helper()
+	pair := env.NewStreamPair(f.t, f.network, sender, receiver, address, size)
 	injection := f.inject(network.Corrupt(), spec)
 	before, segments := countSumErrors(f.network.B), f.network.A.SNMP("Tcp RetransSegs")
 	sent, came := pair.Exchange()

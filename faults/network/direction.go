@@ -29,9 +29,6 @@ func byIFB() fault.Mechanism {
 // of sent packets. sent is "" where they are left alone.
 func (p *plan) direct(ctx context.Context, kind fault.Kind, r received, ladder ...string) (sent string, err error) {
 	named := p.req.Spec.GetMechanism()
-	if err := p.onlyBuilt(); err != nil {
-		return "", err
-	}
 	if p.filter.egress {
 		if named == mechanismIFB {
 			return "", fmt.Errorf("mechanism %s is for received packets; name one for those that are sent, or write direction: INGRESS", named)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"slices"
 	"time"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
@@ -69,19 +68,6 @@ func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 		p.egressProgram, p.hook, p.queue = cgroupskb.ObjectsProgFlHoldEgress, holding[chosen], &queue
 	}
 	return p.finish(chosen, describeLatency(req.Spec.GetNetworkLatency()))
-}
-
-// receivable are the kinds of which received packets can be hit at the
-// interfaces.
-var receivable = []string{"networkLatency", "networkDuplicate", "networkBandwidth"}
-
-// onlyBuilt refuses what is not built yet of the faults that do something with
-// packets on their way.
-func (p *plan) onlyBuilt() error {
-	if p.filter.ingress && !slices.Contains(receivable, p.kind) {
-		return fmt.Errorf("%s of received packets is %w; write direction: EGRESS, or let it happen to what the peers send", p.kind, fault.ErrNotBuilt)
-	}
-	return nil
 }
 
 func describeLatency(latency *v1.NetworkLatency) string {

@@ -7,6 +7,7 @@ import (
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/cgroupskb"
+	"faultline.dev/faultline/bpf/inbound"
 	"faultline.dev/faultline/faults/check"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/qdisc"
@@ -19,7 +20,7 @@ func Reorder() fault.Kind {
 		Summary: "lets packets fall back behind later ones",
 		Scope:   fault.ScopeCgroup,
 		// Without netem, which knows no time but a fixed one.
-		Mechanisms: held(),
+		Mechanisms: append(held(), byIFB()),
 		Example: `target: {cgroup: /shop/checkout}
 networkReorder: {percent: 10, gap: 3}
 duration: 60s`,
@@ -53,19 +54,21 @@ func planReorder(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.onlyBuilt(); err != nil {
-		return nil, err
-	}
-	chosen, err := fault.Choose(ctx, req, Reorder(), mechanismTCXFQ, mechanismClsFQ)
+	chosen, err := p.direct(ctx, Reorder(), received{
+		bySocket: inbound.ObjectsProgFlInFall, all: inbound.ObjectsProgFlInFallAll,
+		queue: qdisc.Params{Delay: longestFallen},
+	}, mechanismTCXFQ, mechanismClsFQ)
 	if err != nil {
 		return nil, err
 	}
 	reorder := req.Spec.GetNetworkReorder()
 	p.dice.Share(reorder)
 	p.gap = max(reorder.GetGap(), usualGap)
-	p.egressProgram, p.hook = cgroupskb.ObjectsProgFlFallEgress, holding[chosen]
 	p.hitAtCgroup = true
-	p.queue = &qdisc.Params{Delay: longestFallen}
+	if p.filter.egress {
+		p.egressProgram, p.hook = cgroupskb.ObjectsProgFlFallEgress, holding[chosen]
+		p.queue = &qdisc.Params{Delay: longestFallen}
+	}
 	if reorder.GetPercent() == 100 && req.Spec.GetRate() == nil {
 		p.warn("all packets are to fall back: none is left that could pass them, and they only come later")
 	}

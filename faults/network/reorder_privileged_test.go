@@ -81,6 +81,74 @@ func TestReorderIsThatOfTheSeed(t *testing.T) {
 	}
 }
 
+// What the target receives falls back in the same way, and what others receive at
+// the same interface does not.
+func TestReceivedReorderIsThatOfTheSeed(t *testing.T) {
+	const (
+		count = 400
+		gap   = 3
+		pace  = 5 * time.Millisecond
+	)
+	f := newFixture(t, network.Reorder(), "ifb")
+	pair := env.NewDelayPair(t, f.network, f.neighbour, f.target, env.AddressB+":7000", count, pace)
+	other := env.NewDelayPair(t, f.network, f.neighbour, f.neighbour, env.AddressB+":7001", count, pace)
+	before := f.tcState()
+	spec := receiving(falling("", 20, gap))
+	injection := f.inject(network.Reorder(), spec)
+	other.Begin(0)
+	_, arrivals := pair.Exchange(0)
+	_, theirs := other.End()
+	if got := numbers(theirs); !slices.IsSorted(got) || len(got) != count {
+		t.Errorf("%d packets of the neighbour came, in order: %v", len(got), slices.IsSorted(got))
+	}
+	r := reordered{t, arrivals, fallen(spec, nil, count)}
+	r.once(count)
+	r.agrees(injection, count)
+	r.far(gap)
+	r.others()
+	injection.End()
+	f.unchanged(before)
+}
+
+// Times of received packets add up, and of what comes twice both fall back.
+func TestReceivedReorderWithLatencyAndDuplicates(t *testing.T) {
+	const (
+		count = 300
+		delay = 40 * time.Millisecond
+	)
+	f := newFixture(t, network.Reorder(), "ifb")
+	pair := env.NewDelayPair(t, f.network, f.neighbour, f.target, env.AddressB+":7000", count, 3*time.Millisecond)
+	before := f.tcState()
+	f.run = &fault.Commons{}
+	spec := receiving(falling("", 20, 3))
+	doubled := receiving(twice(30, 0))
+	held := f.inject(network.Latency(), receiving(late(delay)))
+	double := f.inject(network.Duplicate(), doubled)
+	injection := f.inject(network.Reorder(), spec)
+	_, arrivals := pair.Exchange(delay)
+	if least := env.Quantile(env.Took(arrivals), 0); least < delay {
+		t.Errorf("a packet came after %s", least)
+	}
+	twins := duplicated(doubled, count)
+	if got := doubles(t, arrivals, count); !slices.Equal(got, twins) {
+		t.Errorf("%d packets came twice, the seed says %d others", len(got), len(twins))
+	}
+	// Of two that are the same the first one tells.
+	seen := map[int]bool{}
+	first := slices.DeleteFunc(arrivals, func(a env.Arrival) bool {
+		was := seen[a.Number]
+		seen[a.Number] = true
+		return was
+	})
+	reordered{t, first, fallen(spec, nil, count)}.agrees(injection, count)
+	f.counted(held, fault.Counters{Matched: count, Injected: count})
+	f.counted(double, fault.Counters{Matched: count, Injected: uint64(len(twins))})
+	injection.End()
+	double.End()
+	held.End()
+	f.unchanged(before)
+}
+
 // What is lost neither falls back nor is passed by others, whichever of the two
 // comes first in the run; what both leave is held.
 func TestReorderLossAndLatencyShareTheirPackets(t *testing.T) {

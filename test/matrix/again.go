@@ -19,6 +19,7 @@ var timed = map[string][]string{
 		"TestBandwidthIsTheRate", "TestReceivedBandwidthIsTheRate", "TestTBFIsTheRate", "TestNetemHoldsAndDoubles",
 		"TestLatencyIsTheTargetsAlone", "TestLatencyEverywhere", "TestLatencyOfTimedPackets", "TestNothingIsLostToTheQueue",
 		"TestReceivedPacketsAreLateByTheSeed", "TestBothDirectionsAreTwoDelays", "TestReorderIsThatOfTheSeed",
+		"TestReceivedReorderIsThatOfTheSeed", "TestReceivedReorderWithLatencyAndDuplicates",
 		"TestReorderLossAndLatencyShareTheirPackets", "TestRoundTripsAreLikeNetems", "TestJitterIsLikeNetems",
 	},
 	"test/bench": {"TestLatencyIsLikeNetemToBulkTCP", "TestLossIsLikeNetemToBulkTCP"},
