@@ -9,6 +9,9 @@
  * All network faults of a run share the table. The first that hits a packet
  * makes the decision, and those after it add to it, so that an interface does
  * everything at once, and any of the faults' programs there can do it.
+ *
+ * What is decided about received packets stands in skb->cb (bpf/inbound). Their
+ * place in the table says which bit is flipped, and whether they are held.
  */
 #pragma once
 

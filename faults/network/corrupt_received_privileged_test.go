@@ -3,10 +3,19 @@
 package network_test
 
 import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
 	"slices"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults/dice"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/test/env"
@@ -134,4 +143,138 @@ func TestReceivedDamageOfWhatIsHeldAndDoubled(t *testing.T) {
 	double.End()
 	f.counted(injection, fault.Counters{Matched: seed.matched, Injected: seed.injected})
 	f.unchanged(tc)
+}
+
+// What a device says of the checksums that it has looked at, or has not
+// (linux/virtio_net.h), with frames that Ethernet fills up.
+func TestReceivedDamageIsNotHiddenByTheDevice(t *testing.T) {
+	const port = 7000
+	for name, device := range map[string]struct {
+		flags   byte
+		partial bool
+	}{
+		"not looked at":   {0, false},
+		"found right":     {unix.VIRTIO_NET_HDR_F_DATA_VALID, false},
+		"to be filled in": {unix.VIRTIO_NET_HDR_F_NEEDS_CSUM, true},
+	} {
+		for _, checksum := range checksums {
+			t.Run(name+"/"+checksum.String(), func(t *testing.T) {
+				f := newFixture(t, network.Corrupt(), "ifb")
+				tap := newTap(t, f.network.B)
+				receiver := env.Start(t, f.target, f.network.B, "content-receive", fmt.Sprintf("%s:%d", tap.local, port))
+				var ready string
+				receiver.Read(&ready)
+				injection := f.inject(network.Corrupt(), receivedDamaged(100, checksum))
+				before := countSumErrors(f.network.B)
+				var want, came [][]byte
+				for i, size := range []int{1, 2, 17, 18, 19, 100, 1001} {
+					content := env.Content(i, size)
+					tap.write(device.flags, device.partial, port, content)
+					if checksum == v1.NetworkCorrupt_RIGHT {
+						bit := dice.Bit(seed, uint64(i), size)
+						content[bit/8] ^= 1 << (bit % 8)
+						want = append(want, content)
+					}
+				}
+				receiver.Tell("250ms")
+				receiver.Read(&came)
+				compare(t, name, came, want)
+				if errors, wanted := countSumErrors(f.network.B)-before, 7-len(want); errors != wanted {
+					t.Errorf("%d packets with a wrong checksum, want %d", errors, wanted)
+				}
+				injection.End()
+				f.counted(injection, fault.Counters{Matched: 7, Injected: 7})
+			})
+		}
+	}
+}
+
+// tap is an Ethernet device whose other end is this process.
+type tap struct {
+	t             *testing.T
+	device        *os.File
+	hardware      net.HardwareAddr
+	local, remote netip.Addr
+}
+
+func newTap(t *testing.T, ns *env.Namespace) *tap {
+	t.Helper()
+	p := &tap{t: t, local: netip.MustParseAddr("10.98.0.1"), remote: netip.MustParseAddr("10.98.0.2")}
+	ns.Do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "fltap0"
+		link := &netlink.Tuntap{
+			LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP, NonPersist: true, Queues: 1,
+			Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR,
+		}
+		if err := netlink.LinkAdd(link); err != nil {
+			return fmt.Errorf("making a tap device: %w", err)
+		}
+		p.device = link.Fds[0]
+		if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: p.local.AsSlice(), Mask: net.CIDRMask(24, 32)}}); err != nil {
+			return err
+		}
+		if err := netlink.LinkSetUp(link); err != nil {
+			return err
+		}
+		made, err := netlink.LinkByName(attrs.Name)
+		if err != nil {
+			return err
+		}
+		p.hardware = made.Attrs().HardwareAddr
+		return nil
+	})
+	t.Cleanup(func() { _ = p.device.Close() })
+	return p
+}
+
+// write lets a datagram come in. partial: it has the sum of its pseudo-header
+// alone, and the kernel is told where the rest belongs.
+func (p *tap) write(flags byte, partial bool, port uint16, content []byte) {
+	p.t.Helper()
+	const ethernet, ip, udp, least = 14, 20, 8, 60
+	frame := make([]byte, max(ethernet+ip+udp+len(content), least))
+	copy(frame, p.hardware)
+	copy(frame[6:], net.HardwareAddr{2, 0, 0, 0, 0, 2})
+	binary.BigEndian.PutUint16(frame[12:], unix.ETH_P_IP)
+
+	packet := frame[ethernet:][:ip+udp+len(content)]
+	packet[0], packet[8], packet[9] = 0x45, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(packet[2:], uint16(len(packet)))
+	copy(packet[12:], p.remote.AsSlice())
+	copy(packet[16:], p.local.AsSlice())
+	binary.BigEndian.PutUint16(packet[10:], ^sum(packet[:ip]))
+
+	datagram := packet[ip:]
+	binary.BigEndian.PutUint16(datagram, 9)
+	binary.BigEndian.PutUint16(datagram[2:], port)
+	binary.BigEndian.PutUint16(datagram[4:], uint16(len(datagram)))
+	copy(datagram[udp:], content)
+	pseudo := binary.BigEndian.AppendUint16(slices.Concat(packet[12:20], []byte{0, unix.IPPROTO_UDP}), uint16(len(datagram)))
+	check := sum(pseudo)
+	if !partial {
+		check = ^sum(slices.Concat(pseudo, datagram))
+	}
+	binary.BigEndian.PutUint16(datagram[6:], check)
+
+	// struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset.
+	header := make([]byte, 10)
+	header[0] = flags
+	if partial {
+		binary.NativeEndian.PutUint16(header[6:], ethernet+ip)
+		binary.NativeEndian.PutUint16(header[8:], 6)
+	}
+	if _, err := p.device.Write(append(header, frame...)); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// sum is that of RFC 1071, not inverted.
+func sum(data []byte) uint16 {
+	var sum uint32
+	for i, b := range data {
+		sum += uint32(b) << (8 * (1 - i%2))
+	}
+	sum = sum>>16 + sum&0xffff
+	return uint16(sum>>16 + sum)
 }
