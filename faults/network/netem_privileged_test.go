@@ -5,6 +5,7 @@ package network_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -152,10 +153,24 @@ func (f *fixture) connectionless() error {
 
 func milliseconds(d time.Duration) string { return fmt.Sprintf("%dms", d.Milliseconds()) }
 
-// What receivers measure of a normal jitter has netem's distribution.
+// What receivers measure of a jitter has netem's distribution. FAULTLINE_SAMPLES
+// says how many packets that is, and asks for all distributions.
 func TestJitterIsLikeNetems(t *testing.T) {
+	count, distributions := 2000, []v1.Distribution{v1.Distribution_NORMAL}
+	if given := os.Getenv("FAULTLINE_SAMPLES"); given != "" {
+		var err error
+		if count, err = strconv.Atoi(given); err != nil {
+			t.Fatalf("FAULTLINE_SAMPLES: %v", err)
+		}
+		distributions = append(distributions, v1.Distribution_UNIFORM, v1.Distribution_PARETO)
+	}
+	for _, distribution := range distributions {
+		t.Run(distribution.String(), func(t *testing.T) { jitterIsLikeNetems(t, distribution, count) })
+	}
+}
+
+func jitterIsLikeNetems(t *testing.T, distribution v1.Distribution, count int) {
 	const (
-		count    = 2000
 		interval = 1500 * time.Microsecond
 		delay    = 200 * time.Millisecond
 		// Wide enough for what the machine adds: 1 ms more here than there is 0.008.
@@ -183,11 +198,15 @@ func TestJitterIsLikeNetems(t *testing.T) {
 		return took
 	}
 	before := exchange()
-	netem(other, milliseconds(delay), milliseconds(jitter), "distribution", "normal")
+	args := []string{milliseconds(delay), milliseconds(jitter)}
+	if distribution != v1.Distribution_UNIFORM {
+		args = append(args, "distribution", strings.ToLower(distribution.String()))
+	}
+	netem(other, args...)
 	spec := late(delay)
-	spec.GetNetworkLatency().Jitter, spec.GetNetworkLatency().Distribution = durationpb.New(jitter), v1.Distribution_NORMAL
+	spec.GetNetworkLatency().Jitter, spec.GetNetworkLatency().Distribution = durationpb.New(jitter), distribution
 	injection := f.inject(network.Latency(), spec)
-	critical := stat.Critical(level, stat.Pooled(count, count))
+	critical := stat.Critical(level, stat.Pooled(float64(count), float64(count)))
 	var distance float64
 	// What is true is rejected in a share level of cases.
 	for range tries {
