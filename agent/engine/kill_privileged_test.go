@@ -65,6 +65,14 @@ var scenarios = []scenario{
 `},
 	{"latency of both directions", needs(kernel.ClsBPF, kernel.FQ, kernel.IFB), oneFault("networkLatency: {delay: 20ms}, filter: {direction: BOTH}")},
 	{"corruption", needs(kernel.ClsBPF), oneFault("networkCorrupt: {percent: 50}")},
+	{"duplicates", needs(kernel.ClsBPF), oneFault("networkDuplicate: {percent: 50}")},
+	{"bandwidth", needs(kernel.ClsBPF, kernel.FQ), oneFault("networkBandwidth: {rate: 1Mbit}")},
+	{"bandwidth by tbf", needs(kernel.Prio, kernel.TBF), oneFault("networkBandwidth: {rate: 1Mbit}, mechanism: tbf")},
+	{"received corruption and reordering", needs(kernel.ClsBPF, kernel.FQ, kernel.IFB), `steps:
+  - faults:
+    - {name: flip, target: {cgroup: %[1]s}, duration: 200ms, networkCorrupt: {percent: 50}, filter: {direction: INGRESS}}
+    - {name: fall, target: {cgroup: %[1]s}, duration: 300ms, networkReorder: {percent: 50, gap: 3}, filter: {direction: INGRESS}}
+`},
 	{"processor", needs(kernel.CPUController), oneFault(`cpuPressure: {limit: "20%%"}`)},
 	{"memory", needs(kernel.MemoryController), oneFault("memoryPressure: {limit: 64MiB}")},
 	{"processes", needs(kernel.PidsController), oneFault(`pidsPressure: {limit: "50"}`)},
