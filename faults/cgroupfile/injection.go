@@ -97,7 +97,7 @@ func (in *injection) settle(s Setting, limit time.Time) error {
 		return err
 	}
 	defer dir.Close()
-	return in.fault.Settle(dir, limit)
+	return in.fault.Settle(s.Cgroup, dir, limit)
 }
 
 // each calls fn for the settings, several at a time, and returns all errors.

@@ -41,7 +41,7 @@ type Fault struct {
 	Count func(c fault.Cgroup, d *Dir) (map[uint64]fault.Counters, error)
 	// Settle waits until what was written has happened, or for the time
 	// limit. It may be nil.
-	Settle func(d *Dir, limit time.Time) error
+	Settle func(c fault.Cgroup, d *Dir, limit time.Time) error
 }
 
 // refusal is a fault.ErrUnavailable that does not need to say so.

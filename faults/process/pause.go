@@ -104,10 +104,36 @@ func freezable(d *cgroupfile.Dir, before string) (string, error) {
 const eventsFile = "cgroup.events"
 
 // awaitFrozen waits until the kernel says that all processes of the cgroup have
-// stopped. One in an uninterruptible sleep stops when that ends, which may be
-// never: countFrozen tells.
-func awaitFrozen(d *cgroupfile.Dir, limit time.Time) error {
-	return d.Await(eventsFile, limit, func(events map[string]uint64) bool { return events["frozen"] == 1 })
+// stopped, and they have. One in an uninterruptible sleep stops when that ends,
+// which may be never: countFrozen tells.
+func awaitFrozen(c fault.Cgroup, d *cgroupfile.Dir, limit time.Time) error {
+	for {
+		err := d.Await(eventsFile, limit, func(events map[string]uint64) bool { return events["frozen"] == 1 })
+		if err != nil {
+			return err
+		}
+		// A cgroup with children counts as frozen as soon as they are, also
+		// while processes of its own run (cgroup_propagate_frozen), and nothing
+		// tells when the last of those stops.
+		still, err := allStand(c)
+		if err != nil || still || time.Now().After(limit) {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func allStand(c fault.Cgroup) (bool, error) {
+	pids, err := c.Processes()
+	if err != nil {
+		return false, err
+	}
+	for _, pid := range pids {
+		if still, err := stands(pid); err != nil || !still {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // countFrozen counts the processes of a cgroup while it is to stand still, and
