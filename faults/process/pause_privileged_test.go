@@ -78,7 +78,7 @@ func TestPausedProcessesStandStillAndGoOn(t *testing.T) {
 	}
 	select {
 	case line := <-answer:
-		t.Errorf("a paused process answered %q", line)
+		t.Fatalf("a paused process answered %q", line)
 	default:
 	}
 	if err := i.Refresh(t.Context()); err != nil {
