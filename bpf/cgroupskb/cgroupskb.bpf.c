@@ -71,10 +71,10 @@ static __always_inline int chosen(struct __sk_buff *skb, enum fl_way way, __u32 
 /*
  * Which bit of a packet is flipped, as in fl_decision.damage; at the cgroup's
  * hook, where a packet begins with its network header. Parsed anew: the few that
- * are hit pay for it, and the verifier need not remember until here how they
- * were parsed before.
+ * are hit pay for it, and the verifier looks at it once, not for each way in
+ * which they were parsed before.
  */
-static __noinline __u32 choose_bit(struct __sk_buff *skb, __u64 seed, __u64 ordinal)
+__global __u32 choose_bit(struct __sk_buff *skb, __u64 seed, __u64 ordinal)
 {
 	struct fl_payload payload;
 	struct fl_packet packet;

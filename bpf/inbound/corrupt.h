@@ -57,30 +57,32 @@ static __always_inline enum fl_hit damage_received_wrong(struct __sk_buff *skb,
 	return damage_wrong(skb, place, damage);
 }
 
-/* Which bit is flipped, and whether it is set; parsed anew, as at the cgroup's hook. */
-static __noinline long choose_received_bit(struct __sk_buff *skb, struct fl_decision *decision,
-					   __u64 seed, __u64 ordinal)
+/* Which bit is flipped; parsed anew, as at the cgroup's hook. */
+__global __u32 choose_received_bit(struct __sk_buff *skb, __u64 seed, __u64 ordinal)
 {
 	struct fl_payload payload;
 	struct fl_packet packet;
 
 	if (parse_packet(skb, &packet) ||
 	    !find_payload(skb, &packet, network_length(skb, &packet), &payload))
-		return -1;
-	decision->damage = payload.start * 8 + bit_at(seed, ordinal, payload.length);
-	return 0;
+		return NO_BIT;
+	return payload.start * 8 + bit_at(seed, ordinal, payload.length);
 }
 
-/* decision is the packet's, and stands in a map: see fl_decision.place. */
-static __noinline enum fl_hit damage_received(struct __sk_buff *skb, struct fl_decision *decision,
-					      __u64 seed, __u64 ordinal, __u32 wrong)
+/* key is that of the packet's decision. */
+static __always_inline enum fl_hit damage_received(struct __sk_buff *skb, __u32 key, __u64 seed,
+						   __u64 ordinal, __u32 wrong)
 {
+	struct fl_decision *decision;
 	__u32 damage;
 	__u8 byte;
 
-	if (choose_received_bit(skb, decision, seed, ordinal) || find_place(skb, &decision->place))
+	damage = choose_received_bit(skb, seed, ordinal);
+	if (damage == NO_BIT || find_place(skb, key))
 		return NOT_HIT;
-	damage = decision->damage;
+	decision = bpf_map_lookup_elem(&fl_decisions, &key);
+	if (!decision)
+		return NOT_HIT;
 	if (bpf_skb_load_bytes(skb, decision->place.transport + damage / 8, &byte, 1))
 		return NOT_HIT;
 	if (byte >> (damage & 7) & 1)

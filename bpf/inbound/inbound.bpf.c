@@ -158,12 +158,9 @@ static __always_inline int choose(struct __sk_buff *skb, enum owner owner, __u32
 		return TC_ACT_UNSPEC;
 	key = decision_key(choice.mark, config->run, config->fault, choice.ordinal);
 	if (effect & EFFECT_CORRUPT) {
-		struct fl_decision *decision = bpf_map_lookup_elem(&fl_decisions, &key);
-		enum fl_hit hit = NOT_HIT;
+		enum fl_hit hit = damage_received(skb, key, config->dice.seed, choice.ordinal,
+						  config->wrong);
 
-		if (decision)
-			hit = damage_received(skb, decision, config->dice.seed, choice.ordinal,
-					      config->wrong);
 		if (hit != HIT)
 			return hit == RUINED ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 	}

@@ -32,6 +32,13 @@ enum {
 	BPF_F_NO_PREALLOC = 1,
 };
 
+/*
+ * A function that the verifier looks at once, by itself, and not for each way in
+ * which a program gets to it. It knows nothing there of what the arguments can
+ * be, which are the context and numbers.
+ */
+#define __global __attribute__((noinline))
+
 /* Flags of bpf_skb_store_bytes. */
 enum {
 	BPF_F_RECOMPUTE_CSUM = 1 << 0,

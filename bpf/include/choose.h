@@ -12,6 +12,7 @@
 #include "packet.h"
 #include "reorder.h"
 #include "shape.h"
+#include "stats.h"
 
 struct fl_config {
 	struct fl_dice dice;
@@ -62,6 +63,37 @@ struct {
 	__type(key, __u32);
 	__type(value, struct fl_memory);
 } fl_memory SEC(".maps");
+
+/*
+ * Counts as hit what still waited when the packet went by. What was lost since,
+ * or left by an interface where nothing holds it, does not wait.
+ */
+__global int settle(enum fl_way way, __u32 first, __u32 end, __u64 now)
+{
+	const struct fl_reorder_state *state;
+	const struct fl_memory *memory;
+	__u32 key = 0;
+
+	memory = bpf_map_lookup_elem(&fl_memory, &key);
+	if (!memory)
+		return 0;
+	state = way == SENT ? &memory->reorder[SENT] : &memory->reorder[RECEIVED];
+	for (__u32 i = 0; i < REORDER_HELD_MAX; i++) {
+		const struct fl_held *held =
+			&state->held[(first + i) & (REORDER_HELD_MAX - 1)];
+		struct fl_decision *decision;
+
+		if (first + i == end)
+			break;
+		if (held->departure <= now)
+			continue;
+		key = held->key;
+		decision = bpf_map_lookup_elem(&fl_decisions, &key);
+		if (decision && decision->effects & HELD)
+			count(hit);
+	}
+	return 0;
+}
 
 /* What is known of a packet that was chosen. */
 struct choice {
@@ -131,7 +163,7 @@ static __always_inline enum fl_throw throw_and_time(__u32 bytes, enum fl_way way
 	}
 	bpf_spin_unlock(&state->lock);
 	if (effect & EFFECT_REORDER)
-		settle(&memory->reorder[way], passed, monotonic);
+		settle(way, passed.first, passed.end, monotonic);
 	choice->effect = effect;
 	if (effect & EFFECT_SHAPE && choice->hold == SHAPE_FULL) {
 		choice->effect = EFFECT_LOSE;

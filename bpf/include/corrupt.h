@@ -69,8 +69,8 @@ static __always_inline __u32 transport_header(struct __sk_buff *skb,
 
 /*
  * Returns whether the packet, of that many bytes from its network header on, has
- * a payload. Of one that is cut up later only the
- * first part is hit, as netem does it.
+ * a payload. Of one that is cut up later only the first part is hit, as netem
+ * does it.
  */
 static __always_inline int find_payload(struct __sk_buff *skb,
 					const struct fl_packet *packet, __u32 size,

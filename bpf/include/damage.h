@@ -66,9 +66,12 @@ static __always_inline int network_is_at(struct __sk_buff *skb, __u32 at, const 
 	return 1;
 }
 
-/* Returns 0 when the parts of the packet were found. */
-static __noinline long find_place(struct __sk_buff *skb, struct fl_place *place)
+/* Writes to the decision with that key where the parts of the packet are; returns
+ * 0 when they were found. */
+__global long find_place(struct __sk_buff *skb, __u32 key)
 {
+	struct fl_decision *decision;
+	struct fl_place *place;
 	__u32 expected[5];
 	struct fl_packet packet;
 	__u32 network, header = 0;
@@ -94,6 +97,10 @@ static __noinline long find_place(struct __sk_buff *skb, struct fl_place *place)
 		if (!header)
 			return -1;
 	}
+	decision = bpf_map_lookup_elem(&fl_decisions, &key);
+	if (!decision)
+		return -1;
+	place = &decision->place;
 	place->network = network;
 	place->protocol = packet.protocol;
 	place->fragment = packet.fragment;
@@ -165,7 +172,7 @@ static __always_inline enum fl_hit damage_right(struct __sk_buff *skb, const str
 }
 
 /* Adds the bytes from one offset to another to a sum. */
-static __noinline __u32 add_bytes(struct __sk_buff *skb, __u32 from, __u32 to, __u32 sum)
+__global __u32 add_bytes(struct __sk_buff *skb, __u32 from, __u32 to, __u32 sum)
 {
 	__u32 words[SUM_CHUNK / 4];
 	__u32 size;
@@ -215,7 +222,7 @@ static __noinline long write_sum(struct __sk_buff *skb, const struct fl_place *p
 }
 
 /* Makes the kernel forget that the checksum is to be filled in. */
-static __noinline enum fl_hit forget_sum(struct __sk_buff *skb, __u32 network)
+__global enum fl_hit forget_sum(struct __sk_buff *skb, __u32 network)
 {
 	__u32 least = network + ROOM + IP_HEADERS_MAX, length = skb->len;
 	__u8 saved[ROOM];

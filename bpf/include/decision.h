@@ -77,9 +77,7 @@ struct fl_decision {
 	__u32 effects; /* enum fl_effect */
 	/* Which bit is flipped and how (corrupt.h); only with EFFECT_CORRUPT. */
 	__u32 damage;
-	/* Of the packet that is being damaged. What the verifier knows of values
-	 * ends where they are written to a map: the many ways to parse a packet
-	 * are one from here on. */
+	/* Of the packet that is being damaged. */
 	struct fl_place place;
 };
 _Static_assert(sizeof(struct fl_decision) == 48, "known to Go");

@@ -7,13 +7,12 @@
  * the last eight or so. A pause counts as no more than eight times the mean, so
  * that in a burst that follows it packets are held for the time of the burst.
  *
- * Nothing here calls a helper but settle(), so that the rest may stand between
- * bpf_spin_lock and bpf_spin_unlock.
+ * Nothing here calls a helper, so that it may stand between bpf_spin_lock and
+ * bpf_spin_unlock.
  */
 #pragma once
 
 #include "decision.h"
-#include "stats.h"
 
 enum {
 	/* A power of two; more are not chosen in a row and held at one time. */
@@ -119,28 +118,4 @@ static __always_inline struct fl_unsettled pass_by(struct fl_reorder_state *stat
 		unsettled.first = unsettled.end - REORDER_HELD_MAX;
 	state->settled = state->fallen;
 	return unsettled;
-}
-
-/*
- * Counts as hit what still waited when the packet went by. What was lost since,
- * or left by an interface where nothing holds it, does not wait.
- */
-static __always_inline void settle(const struct fl_reorder_state *state,
-				   struct fl_unsettled unsettled, __u64 now)
-{
-	for (__u32 i = 0; i < REORDER_HELD_MAX; i++) {
-		const struct fl_held *held =
-			&state->held[(unsettled.first + i) & (REORDER_HELD_MAX - 1)];
-		struct fl_decision *decision;
-		__u32 key;
-
-		if (unsettled.first + i == unsettled.end)
-			break;
-		if (held->departure <= now)
-			continue;
-		key = held->key;
-		decision = bpf_map_lookup_elem(&fl_decisions, &key);
-		if (decision && decision->effects & HELD)
-			count(hit);
-	}
 }

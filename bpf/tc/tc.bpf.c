@@ -126,7 +126,7 @@ static __always_inline enum fate replace(struct __sk_buff *skb,
 /* What a large segment is cut to. */
 static __noinline enum fl_hit cut(struct __sk_buff *skb, struct fl_decision *decision)
 {
-	if (find_place(skb, &decision->place))
+	if (find_place(skb, skb->mark & MARK_KEY))
 		return NOT_HIT;
 	if (decision->effects & EFFECT_CUT_HIT)
 		return damage_wrong(skb, &decision->place, decision->damage);
@@ -212,7 +212,7 @@ static __noinline enum fl_hit corrupt(struct __sk_buff *skb, struct fl_decision 
 {
 	__u32 damage = decision->damage;
 
-	if (find_place(skb, &decision->place))
+	if (find_place(skb, skb->mark & MARK_KEY))
 		return NOT_HIT;
 	if (!(damage & DAMAGE_WRONG))
 		return damage_right(skb, &decision->place, damage);
