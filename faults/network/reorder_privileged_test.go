@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -153,6 +152,45 @@ func TestReceivedReorderWithLatencyAndDuplicates(t *testing.T) {
 	injection.End()
 	double.End()
 	held.End()
+	f.unchanged(before)
+}
+
+// What the target sends and what it receives are two rows: the packets of one
+// say nothing of how long those of the other wait, and pass none of them.
+func TestReorderOfBothDirections(t *testing.T) {
+	const gap = 3
+	f := newFixture(t, network.Reorder(), "ifb")
+	f.needs(network.Reorder(), "auto")
+	pairs := map[string]env.DelayPair{
+		"sent":     env.NewDelayPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 150, 10*time.Millisecond),
+		"received": env.NewDelayPair(t, f.network, f.neighbour, f.target, env.AddressB+":7001", 750, 2*time.Millisecond),
+	}
+	before := f.tcState()
+	spec := falling("", 20, gap)
+	spec.Filter = &v1.Filter{Direction: v1.Filter_BOTH, Protocol: v1.Filter_UDP}
+	injection := f.inject(network.Reorder(), spec)
+	for _, pair := range pairs {
+		pair.Begin(0)
+	}
+	var matched, passed int
+	for name, pair := range pairs {
+		_, arrivals := pair.End()
+		t.Log(name)
+		r := reordered{t: t, arrivals: arrivals}
+		r.once(pair.Count)
+		r.far(gap)
+		matched += pair.Count
+		passed += len(r.passed())
+	}
+	c := injection.Count()
+	t.Logf("counted %+v; %d were passed", c, passed)
+	if difference := int(c.Injected) - passed; max(difference, -difference) > passed/5 {
+		t.Errorf("%d packets were passed, the kernel counted %d", passed, c.Injected)
+	}
+	if c.Matched != uint64(matched) {
+		t.Errorf("counted %+v of %d packets", c, matched)
+	}
+	injection.End()
 	f.unchanged(before)
 }
 
@@ -335,137 +373,4 @@ func fallen(spec *v1.Fault, gone []int, count int) (list []int) {
 		}
 	}
 	return list
-}
-
-// reordered is what a receiver saw.
-type reordered struct {
-	t        *testing.T
-	arrivals []env.Arrival
-	// chosen are the numbers that are to fall back.
-	chosen []int
-}
-
-func (r reordered) isChosen(number int) bool {
-	_, is := slices.BinarySearch(r.chosen, number)
-	return is
-}
-
-// once wants each packet to come once.
-func (r reordered) once(count int) {
-	r.t.Helper()
-	if twice := doubles(r.t, r.arrivals, count); len(twice) > 0 {
-		r.t.Errorf("%d packets came twice", len(twice))
-	}
-}
-
-// passed says of each packet that came after later ones how many.
-func (r reordered) passed() map[int]int {
-	passed := map[int]int{}
-	for i, a := range r.arrivals {
-		for _, earlier := range r.arrivals[:i] {
-			if earlier.Number > a.Number {
-				passed[a.Number]++
-			}
-		}
-	}
-	return passed
-}
-
-// close counts the chosen packets that came at nearly the same moment as the
-// first one that could pass them: which was first at the interface is not to be
-// told from the side of the receiver.
-func (r reordered) close() (n int) {
-	const moment = 500 * time.Microsecond
-	at := map[int]time.Duration{}
-	for _, a := range r.arrivals {
-		at[a.Number] = a.At
-	}
-	last := slices.Max(numbers(r.arrivals))
-	for _, number := range r.chosen {
-		next := number + 1
-		for next <= last && (r.isChosen(next) || at[next] == 0) {
-			next++
-		}
-		if next <= last && (at[next]-at[number]).Abs() < moment {
-			n++
-		}
-	}
-	return n
-}
-
-// agrees compares with the choice and with the counters.
-func (r reordered) agrees(injection fault.Injection, matched uint64) {
-	r.t.Helper()
-	r.onlyChosen()
-	r.counted(injection, matched)
-}
-
-// onlyChosen wants nothing else to be passed.
-func (r reordered) onlyChosen() {
-	r.t.Helper()
-	for number := range r.passed() {
-		if !r.isChosen(number) {
-			r.t.Errorf("packet %d was passed, and was not chosen", number)
-		}
-	}
-}
-
-// counted wants those to be counted that were chosen and passed.
-func (r reordered) counted(injection fault.Injection, matched uint64) {
-	r.t.Helper()
-	counters, err := injection.Counters()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	passed := r.passed()
-	maps.DeleteFunc(passed, func(number, _ int) bool { return !r.isChosen(number) })
-	unclear := r.close()
-	r.t.Logf("counted %+v; %d of %d were passed, %d at the same moment", counters, len(passed), len(r.chosen), unclear)
-	if difference := int(counters.Injected) - len(passed); max(difference, -difference) > unclear {
-		r.t.Errorf("%d packets were passed, the kernel counted %d", len(passed), counters.Injected)
-	}
-	if counters.Matched != matched || counters.Injected+counters.Missed != uint64(len(r.chosen)) {
-		r.t.Errorf("counted %+v of %d packets, of which %d were chosen", counters, matched, len(r.chosen))
-	}
-	// A sender that stands still for a while lets nothing pass.
-	if missed := int(counters.Missed); missed > len(r.chosen)/4 {
-		r.t.Errorf("%d of %d were passed by none", missed, len(r.chosen))
-	}
-}
-
-// far wants half of them about as far back as was asked for.
-func (r reordered) far(gap int) {
-	r.t.Helper()
-	var distances []int
-	for _, n := range r.passed() {
-		distances = append(distances, n)
-	}
-	slices.Sort(distances)
-	if len(distances) == 0 {
-		r.t.Fatal("no packet was passed")
-	}
-	median := distances[len(distances)/2]
-	r.t.Logf("passed by %d (median), %d to %d", median, distances[0], distances[len(distances)-1])
-	if median < gap-1 || median > gap+2 {
-		r.t.Errorf("half of the packets fell back by %d and more, wanted %d", median, gap)
-	}
-}
-
-// others wants those that pass to come at once.
-func (r reordered) others() {
-	r.t.Helper()
-	var waited, passing []time.Duration
-	for _, a := range r.arrivals {
-		switch {
-		case r.isChosen(a.Number):
-			waited = append(waited, a.Took)
-		case r.isChosen(a.Number - 1):
-			passing = append(passing, a.Took)
-		}
-	}
-	long, short := env.Quantile(waited, 0.5), env.Quantile(passing, 0.5)
-	r.t.Logf("took %s (median), those behind them %s", long, short)
-	if short > long/2 {
-		r.t.Errorf("packets wait behind those that they are to pass: half of them %s, and the others %s", short, long)
-	}
 }

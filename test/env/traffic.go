@@ -46,6 +46,9 @@ type Sent struct {
 // udpSend sends args[1] numbered datagrams to args[0] when it is told to. With a
 // third argument they are that many bytes long.
 func udpSend(in io.Reader, out *json.Encoder, args []string) error {
+	if err := oneCPU(); err != nil {
+		return err
+	}
 	connection, err := net.Dial("udp", args[0])
 	if err != nil {
 		return err
