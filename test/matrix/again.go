@@ -19,7 +19,7 @@ var timed = map[string][]string{
 		"TestBandwidthIsTheRate", "TestReceivedBandwidthIsTheRate", "TestTBFIsTheRate", "TestNetemHoldsAndDoubles",
 		"TestLatencyIsTheTargetsAlone", "TestLatencyEverywhere", "TestLatencyOfTimedPackets", "TestNothingIsLostToTheQueue",
 		"TestReceivedPacketsAreLateByTheSeed", "TestBothDirectionsAreTwoDelays", "TestReorderIsThatOfTheSeed",
-		"TestReceivedReorderIsThatOfTheSeed", "TestReceivedReorderWithLatencyAndDuplicates",
+		"TestReceivedReorderIsThatOfTheSeed", "TestReceivedReorderWithLatencyAndDuplicates", "TestReorderOfBothDirections",
 		"TestReorderLossAndLatencyShareTheirPackets", "TestRoundTripsAreLikeNetems", "TestJitterIsLikeNetems",
 	},
 	"test/bench": {"TestLatencyIsLikeNetemToBulkTCP", "TestLossIsLikeNetemToBulkTCP"},
