@@ -212,7 +212,7 @@ func reportBulk(b *testing.B, name, title string, variants []*bulk) {
 	report.Columns = append(report.Columns,
 		bench.Column{Key: "retransmits_per_mb", Head: "retransmits per MB", Digits: 2},
 		bench.Column{Key: "rtt_ms", Head: "mean RTT, ms", Digits: 1},
-		bench.Column{Key: "percent_lost", Head: "lost, %", Digits: 2})
+		bench.Column{Key: "percent_hit", Head: "hit, %", Digits: 2})
 	for _, v := range variants {
 		row := bench.Row{Name: v.name, Skipped: v.missing}
 		if v.missing == "" {
@@ -233,7 +233,7 @@ func reportBulk(b *testing.B, name, title string, variants []*bulk) {
 			if counters.Injected == 0 {
 				b.Errorf("%s: nothing was lost", v.name)
 			}
-			row.Values["percent_lost"] = bench.SpreadOf([]float64{100 * float64(counters.Injected) / float64(counters.Matched)})
+			row.Values["percent_hit"] = bench.SpreadOf([]float64{100 * float64(counters.Injected) / float64(counters.Matched)})
 		}
 		report.Rows = append(report.Rows, row)
 	}
