@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"time"
 
@@ -24,6 +23,7 @@ import (
 	"faultline.dev/faultline/faults/clsact"
 	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/netns"
 )
 
@@ -90,7 +90,9 @@ func Create(ctx context.Context, ns *netns.Namespace, o Options, rec fault.Recor
 	if o.Longest > LongestDelay {
 		return nil, fmt.Errorf("a delay of %s is more than %s, which fq allows", o.Longest, LongestDelay)
 	}
-	if _, err := os.Stat("/sys/module/ifb"); errors.Is(err, os.ErrNotExist) {
+	if there, err := kernel.HasIFB(); err != nil {
+		return nil, fmt.Errorf("looking for ifb: %w", err)
+	} else if !there {
 		return nil, ErrNoModule
 	}
 	undo := Undo{NetNS: ns.Inode, Name: randomName(), Longest: o.Longest}

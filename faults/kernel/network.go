@@ -223,7 +223,7 @@ func probeTBF(*Prober) error {
 // module makes ifb0 and ifb1 in the host's network namespace when it is loaded,
 // and numifbs=0 keeps it from that.
 func probeIFB(*Prober) error {
-	if there, err := hasSymbol("/proc/kallsyms", "ifb_xmit"); err != nil {
+	if there, err := HasIFB(); err != nil {
 		return atStage(stageSetup, fmt.Errorf("looking for ifb: %w", err))
 	} else if !there {
 		if err := loadIFB(); err != nil {
@@ -245,6 +245,15 @@ func probeIFB(*Prober) error {
 		}
 		return nil
 	})
+}
+
+// HasIFB tells whether the driver ifb is built into the kernel, or loaded. A
+// built-in one has no folder in /sys/module.
+func HasIFB() (bool, error) {
+	if _, err := os.Stat("/sys/module/ifb"); err == nil {
+		return true, nil
+	}
+	return hasSymbol("/proc/kallsyms", "ifb_xmit")
 }
 
 // addMirred makes an action that redirects to an interface, for filters yet to
