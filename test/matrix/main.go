@@ -170,13 +170,18 @@ func (m *matrix) guests(ctx context.Context) error {
 	runs := make([]kernelRun, len(m.kernels))
 	// What was asked for by name runs everywhere.
 	everywhere := !slices.Equal(m.options.packages, []string{allPackages})
+	if !everywhere {
+		if err := m.checkSamples(); err != nil {
+			return err
+		}
+	}
 	var group errgroup.Group
 	group.SetLimit(m.jobs)
 	for i, k := range m.kernels {
 		group.Go(func() error {
 			packages := m.packages
 			if !everywhere {
-				packages = without(m.root, packages, k.Elsewhere)
+				packages = without(m.root, packages, k.Elsewhere, k.Sample)
 			}
 			runs[i] = m.guest(ctx, k.ID, "", packages)
 			return nil
@@ -188,6 +193,19 @@ func (m *matrix) guests(ctx context.Context) error {
 	}
 	if n := print(m.w, runs); n > 0 {
 		return fmt.Errorf("%d problems", n)
+	}
+	return nil
+}
+
+// checkSamples is the error of a test that kernels.yaml names and that is none,
+// as after a renaming: it would run nowhere, and nobody would know.
+func (m *matrix) checkSamples() error {
+	for _, k := range m.kernels {
+		for _, test := range k.Sample {
+			if !slices.ContainsFunc(m.packages, func(p testPackage) bool { return slices.Contains(p.Tests, test) }) {
+				return fmt.Errorf("kernel %s: no package has the test %s of its sample", k.ID, test)
+			}
+		}
 	}
 	return nil
 }
@@ -210,13 +228,20 @@ func (m *matrix) guest(ctx context.Context, id, suffix string, packages []testPa
 	return m.kernel(ctx, kernelRun{Kernel: id, Wanted: packages, suffix: suffix}, append(arguments, "--"))
 }
 
-// without leaves out the packages below some folders of the module.
-func without(root string, packages []testPackage, folders []string) []testPackage {
-	return slices.DeleteFunc(slices.Clone(packages), func(p testPackage) bool {
-		return slices.ContainsFunc(folders, func(folder string) bool {
+// without leaves out what lies below some folders of the module, but for some
+// tests.
+func without(root string, packages []testPackage, folders, sample []string) (left []testPackage) {
+	for _, p := range packages {
+		if slices.ContainsFunc(folders, func(folder string) bool {
 			return strings.HasPrefix(p.Dir+"/", filepath.Join(root, folder)+"/")
-		})
-	})
+		}) {
+			p.Tests = slices.DeleteFunc(slices.Clone(p.Tests), func(test string) bool { return !slices.Contains(sample, test) })
+		}
+		if len(p.Tests) > 0 {
+			left = append(left, p)
+		}
+	}
+	return left
 }
 
 // kernel runs every binary that is wanted on one kernel; before is the command

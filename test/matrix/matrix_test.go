@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"faultline.dev/faultline/test/vm/kernels"
 )
 
 // tree is a module with every kind of test that the matrix has to tell apart.
@@ -227,10 +229,34 @@ func TestGuestThatHangsIsEnded(t *testing.T) {
 func TestFoldersThatRunElsewhereAreLeftOut(t *testing.T) {
 	m := newMatrix(t, "./...")
 	var left []string
-	for _, p := range without(m.root, m.packages, []string{"good", "ba"}) {
+	for _, p := range without(m.root, m.packages, []string{"good", "ba"}, nil) {
 		left = append(left, filepath.Base(p.ImportPath))
 	}
 	if diff := cmp.Diff([]string{"bad", "hangs", "leak"}, left); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestASampleOfAFolderRuns(t *testing.T) {
+	m := newMatrix(t, "./good", "./bad")
+	got := map[string][]string{}
+	for _, p := range without(m.root, m.packages, []string{"bad"}, []string{"TestPanics"}) {
+		got[filepath.Base(p.ImportPath)] = p.Tests
+	}
+	want := map[string][]string{"bad": {"TestPanics"}, "good": {"TestPasses", "TestSkips", "TestParent"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestASampleNamesTests(t *testing.T) {
+	m := newMatrix(t, "./good")
+	m.kernels = []kernels.Kernel{{ID: "debian-6.1", Sample: []string{"TestPasses"}}}
+	if err := m.checkSamples(); err != nil {
+		t.Error(err)
+	}
+	m.kernels[0].Sample = []string{"TestPassed"}
+	if err := m.checkSamples(); err == nil || !strings.Contains(err.Error(), "TestPassed") {
+		t.Errorf("a test that there is not: %v", err)
 	}
 }

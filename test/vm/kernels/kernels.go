@@ -39,6 +39,8 @@ type Kernel struct {
 	// Elsewhere are the folders of the module whose tests run on other kernels
 	// of the list only.
 	Elsewhere []string `yaml:"elsewhere"`
+	// Sample are the tests of these folders that run here all the same.
+	Sample []string `yaml:"sample"`
 }
 
 // Debian is a stock kernel package.
