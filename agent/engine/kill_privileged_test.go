@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -97,8 +98,12 @@ type arena struct {
 func newArena(t *testing.T) *arena {
 	t.Helper()
 	a := &arena{lab: newLab(t), paths: map[string]string{}}
+	wanted, err := regexp.Compile(os.Getenv("FAULTLINE_SCENARIO"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, s := range scenarios {
-		if !strings.Contains(s.name, os.Getenv("FAULTLINE_SCENARIO")) {
+		if !wanted.MatchString(s.name) {
 			continue
 		}
 		lacks := slices.IndexFunc(s.needs, func(c kernel.Capability) bool { return !a.engine.Prober.Probe(t.Context(), c).OK() })
@@ -308,8 +313,8 @@ type death struct {
 var ofUndoing = []failpoint.Name{failpoint.Undoing, failpoint.Undone, failpoint.Noted, failpoint.RecordWritten, failpoint.QdiscRestored, failpoint.Unsteered}
 
 // Every moment of every scenario, with the guard and without: a sample of them,
-// or all with FAULTLINE_DEATHS=100000, and those only whose scenario's name has
-// FAULTLINE_SCENARIO in it.
+// or all with FAULTLINE_DEATHS=100000, and those only whose scenario's name
+// matches the regular expression FAULTLINE_SCENARIO.
 func TestDeathAtEveryMoment(t *testing.T) {
 	a := newArena(t)
 	var deaths []death
@@ -324,7 +329,7 @@ func TestDeathAtEveryMoment(t *testing.T) {
 	random.Shuffle(len(deaths), func(i, j int) { deaths[i], deaths[j] = deaths[j], deaths[i] })
 	// A moment of the sample is always reached somewhere.
 	slices.SortStableFunc(deaths, func(a, b death) int { return cmp.Compare(a.passage, b.passage) })
-	reached := map[failpoint.Name]int{}
+	reached, of := map[failpoint.Name]int{}, map[string]int{}
 	// What is not reached once is not reached twice, and not without a guard.
 	never := map[string]bool{}
 	died := 0
@@ -347,6 +352,10 @@ func TestDeathAtEveryMoment(t *testing.T) {
 		}
 		died++
 		reached[d.moment]++
+		of[d.scenario.name]++
+		if died%100 == 0 {
+			t.Logf("%d deaths", died)
+		}
 		if err := a.guardless(); err != nil {
 			t.Fatalf("%s, %s: %v", d.scenario.name, moments, err)
 		}
@@ -363,7 +372,7 @@ func TestDeathAtEveryMoment(t *testing.T) {
 			t.Fatalf("%s, %s: %v", d.scenario.name, moments, err)
 		}
 	}
-	t.Logf("%d deaths: %v", died, reached)
+	t.Logf("%d deaths: %v, %v", died, of, reached)
 	// Some moments are those of one mechanism.
 	if want < len(deaths) || len(a.scenarios) < len(scenarios) {
 		return
