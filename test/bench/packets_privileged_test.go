@@ -26,7 +26,7 @@ var (
 	burstFlag      = flag.Duration("burst", 20*time.Millisecond, "length of one measurement of packets")
 	tcpRoundsFlag  = flag.Int("tcp.rounds", 10, "rounds of bulk TCP")
 	tcpLengthFlag  = flag.Duration("tcp.length", 3*time.Second, "length of one transfer over a bare veth")
-	tripRoundsFlag = flag.Int("trip.rounds", 20, "rounds of round trips")
+	tripRoundsFlag = flag.Int("trip.rounds", 150, "rounds of round trips")
 	toxiproxyFlag  = flag.String("toxiproxy", "", "path of toxiproxy-server")
 	pathFlag       = flag.Duration("path.length", 10*time.Second, "length of one transfer over a path of 20 ms")
 )
