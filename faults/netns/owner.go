@@ -16,8 +16,9 @@ import (
 
 // Stranger returns a process that lives in the namespace and in none of the
 // cgroups, as its PID and name; "" where all are theirs. One that has only sent a
-// thread there, as agents do, does not live there. Processes of a PID
-// namespace that can't be seen from here are not found.
+// thread there, as agents do, does not live there. One of which that can't be seen
+// may live there, and counts; one that can't be seen at all, in a PID namespace
+// beside this one, is not found.
 func (n *Namespace) Stranger(cgroups []fault.Cgroup) (string, error) {
 	known, err := members(cgroups)
 	if err != nil {
@@ -29,7 +30,11 @@ func (n *Namespace) Stranger(cgroups []fault.Cgroup) (string, error) {
 	}
 	for _, pid := range pids {
 		dir := fmt.Sprintf("/proc/%d", pid)
-		if known[pid] || !n.resident(dir) {
+		if known[pid] {
+			continue
+		}
+		resides, unseen := n.resident(dir)
+		if !resides && unseen == nil {
 			continue
 		}
 		// The target may have started it since.
@@ -45,6 +50,9 @@ func (n *Namespace) Stranger(cgroups []fault.Cgroup) (string, error) {
 		}
 		if err != nil {
 			return "", fmt.Errorf("reading the name of process %d: %w", pid, err)
+		}
+		if unseen != nil {
+			return fmt.Sprintf("%d (%s; or not, which can't be seen: %v)", pid, strings.TrimSpace(string(name)), unseen), nil
 		}
 		return fmt.Sprintf("%d (%s)", pid, strings.TrimSpace(string(name))), nil
 	}
@@ -80,17 +88,27 @@ func members(cgroups []fault.Cgroup) (map[int]bool, error) {
 	return known, nil
 }
 
-// resident tells whether all threads of a process are in the namespace.
-func (n *Namespace) resident(dir string) bool {
+// resident tells whether all threads of a process are in the namespace. Those
+// that have ended are nowhere.
+func (n *Namespace) resident(dir string) (bool, error) {
 	threads, err := filepath.Glob(dir + "/task/[0-9]*/ns/net")
-	if err != nil || len(threads) == 0 {
-		return false
+	if err != nil {
+		return false, err
 	}
+	found := false
 	for _, thread := range threads {
 		var stat unix.Stat_t
-		if unix.Stat(thread, &stat) != nil || stat.Ino != n.Inode {
-			return false
+		err := unix.Stat(thread, &stat)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue
 		}
+		if err != nil {
+			return false, err
+		}
+		if stat.Ino != n.Inode {
+			return false, nil
+		}
+		found = true
 	}
-	return true
+	return found, nil
 }

@@ -22,13 +22,11 @@ import (
 	"faultline.dev/faultline/test/env"
 )
 
-const burn = "while :; do :; done"
-
 func TestBurnerGetsItsQuota(t *testing.T) {
 	parent := env.Controlled(t, kernel.CPUController)
 	target, neighbour := env.Child(t, parent, "target"), env.Child(t, parent, "neighbour")
-	env.StartProgram(t, target, nil, "sh", "-c", burn)
-	env.StartProgram(t, neighbour, nil, "sh", "-c", burn)
+	env.Burn(t, target)
+	env.Burn(t, neighbour)
 	i := env.Inject(t, pressure.CPU(), cpu("20%"), nil, target)
 	used := env.ReadStat(t, target, "cpu.stat", "usage_usec")
 	others := env.ReadStat(t, neighbour, "cpu.stat", "usage_usec")

@@ -54,7 +54,7 @@ func TestPausedProcessesStandStillAndGoOn(t *testing.T) {
 	target, neighbour := newTarget(t), env.Cgroup(t)
 	child := env.Child(t, target, "child")
 	paused, other := env.StartProgram(t, child, nil, "cat"), env.StartProgram(t, neighbour, nil, "cat")
-	env.StartProgram(t, target, nil, "sh", "-c", "while :; do :; done")
+	env.Burn(t, target)
 	env.Start(t, target, nil, "threads").Line()
 	echo(t, paused, 3)
 

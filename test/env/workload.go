@@ -93,6 +93,13 @@ func StartProgram(t testing.TB, cgroup fault.Cgroup, ns *Namespace, name string,
 	return start(t, cgroup, ns, nil, name, args...)
 }
 
+// Burn runs a program that uses up a CPU, until it is killed or its parent is gone:
+// a test that was killed must not leave that behind.
+func Burn(t testing.TB, cgroup fault.Cgroup) *Process {
+	t.Helper()
+	return StartProgram(t, cgroup, nil, "sh", "-c", "while kill -0 $PPID; do :; done 2>/dev/null")
+}
+
 func start(t testing.TB, cgroup fault.Cgroup, ns *Namespace, environment []string, name string, args ...string) *Process {
 	t.Helper()
 	dir, err := os.Open(cgroup.Path)
