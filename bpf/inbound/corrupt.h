@@ -5,9 +5,9 @@
  * Where the checksum is to be wrong the kernel has to look at it. What a device
  * has found right is to be looked at again (bpf_csum_level; bpf_skb_adjust_room
  * has that as an effect too), and what was sent on this machine gets a checksum
- * first (damage.h). The segments that were put
- * together to one packet (GRO), or not yet cut up (veth), have none of their own:
- * the first one is taken away, as the kernel would have discarded it.
+ * first (damage.h). The segments that were put together to one packet (GRO), or
+ * not yet cut up (veth), have none of their own: the first one is taken away, as
+ * the kernel would have discarded it.
  */
 #pragma once
 

@@ -3,12 +3,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Faults of what the target receives. At the ingress of an interface each fault
- * has a program that chooses (fl_in_hold and others) and writes down what it wants. Behind
- * all of these each fault has a pair: with fl_in_copy an action (mirred) that sends a clone
- * to an ifb device of the fault's own, and fl_in_take, which lets the packet
- * itself vanish. fl_in_stamp stands at the egress of the device, in front of its
- * fq: it says when the clone may go on. After fq has let it go, ifb puts it into
- * the receive path at the interface by which it came, past tc.
+ * has a program that chooses (fl_in_hold and others) and writes down what it
+ * wants. Behind all of these each fault has a pair: with fl_in_copy an action
+ * (mirred) that sends a clone to an ifb device of the fault's own, and
+ * fl_in_take, which lets the packet itself vanish. fl_in_stamp stands at the
+ * egress of the device, in front of its fq: it says when the clone may go on.
+ * After fq has let it go, ifb puts it into the receive path at the interface by
+ * which it came, past tc.
  *
  * All network faults of a run act together: whichever pair comes first does all
  * that was decided, and a packet that three of them hit is held once.

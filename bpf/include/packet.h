@@ -175,3 +175,21 @@ static __always_inline long parse_packet(struct __sk_buff *skb,
 		return parse_ipv6(skb, packet);
 	return -1;
 }
+
+/*
+ * Whether a packet is a fragment other than the first, of which there may be many:
+ * most packets pay for two bytes. What can't be read is none.
+ */
+static __always_inline int is_later_fragment(struct __sk_buff *skb)
+{
+	struct fl_packet packet;
+	__be16 fragment;
+	__u8 next;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return !load_net(skb, 6, &fragment, sizeof(fragment)) &&
+		       bpf_ntohs(fragment) & IP_OFFSET_MASK;
+	if (load_net(skb, 6, &next, sizeof(next)) || next == IPPROTO_TCP || next == IPPROTO_UDP)
+		return 0;
+	return !parse_packet(skb, &packet) && packet.later_fragment;
+}

@@ -265,7 +265,6 @@ static __always_inline enum fate fate_of(struct __sk_buff *skb, int damages)
 {
 	const volatile struct fl_tc_config *config = &fl_tc_config;
 	struct fl_decision *decision = decision_of(skb->mark, config->run);
-	struct fl_packet packet;
 	enum fate fate;
 	__u32 faults;
 	__u64 now;
@@ -288,8 +287,7 @@ static __always_inline enum fate fate_of(struct __sk_buff *skb, int damages)
 	fate = carry_out(skb, decision, damages, &faults);
 	/* A datagram was chosen as a whole, and leaves in pieces: it is
 	 * counted with the first. */
-	if ((fate == GOES_ON || fate == VANISHES) &&
-	    (parse_packet(skb, &packet) || !packet.later_fragment))
+	if ((fate == GOES_ON || fate == VANISHES) && !is_later_fragment(skb))
 		count_done(faults);
 	return fate;
 }
