@@ -28,7 +28,7 @@ var (
 	tcpLengthFlag  = flag.Duration("tcp.length", 3*time.Second, "length of one transfer over a bare veth")
 	tripRoundsFlag = flag.Int("trip.rounds", 150, "rounds of round trips")
 	toxiproxyFlag  = flag.String("toxiproxy", "", "path of toxiproxy-server")
-	pathFlag       = flag.Duration("path.length", 10*time.Second, "length of one transfer over a path of 20 ms")
+	pathFlag       = flag.Duration("path.length", 10*time.Second, "length of one transfer over a path of 20 ms or more")
 )
 
 func TestMain(m *testing.M) { env.Main(m, workloads()) }
