@@ -191,6 +191,7 @@ type experiment struct {
 
 var experiments = []experiment{
 	{kind: "networkLoss", text: "networkLoss: {percent: 100}\n      mechanism: cls_bpf\n      filter: {direction: EGRESS}"},
+	{kind: "networkLatency", text: "networkLatency: {delay: 20ms}\n      filter: {direction: BOTH}"},
 	{"cpuPressure", `cpuPressure: {limit: "50%"}`, "cpu.max", "50000 100000", "max 100000"},
 	{"memoryPressure", "memoryPressure: {limit: 512MiB}", "memory.high", "536870912", "max"},
 	{"pidsPressure", `pidsPressure: {limit: "100"}`, "pids.max", "100", "max"},
