@@ -91,14 +91,17 @@ func members(cgroups []fault.Cgroup) (map[int]bool, error) {
 // resident tells whether all threads of a process are in the namespace. Those
 // that have ended are nowhere.
 func (n *Namespace) resident(dir string) (bool, error) {
-	threads, err := filepath.Glob(dir + "/task/[0-9]*/ns/net")
+	threads, err := os.ReadDir(filepath.Join(dir, "task"))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}
 	found := false
 	for _, thread := range threads {
 		var stat unix.Stat_t
-		err := unix.Stat(thread, &stat)
+		err := unix.Stat(filepath.Join(dir, "task", thread.Name(), "ns/net"), &stat)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue
 		}
