@@ -10,6 +10,7 @@ import (
 	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/faults/pin"
 	"faultline.dev/faultline/faults/qdisc"
+	"faultline.dev/faultline/faults/syscall"
 )
 
 // DecodeUndo makes an undo of its kind and of the JSON that a journal holds.
@@ -37,6 +38,8 @@ func DecodeClaim(kind string, data []byte) (fault.Claim, error) {
 	switch kind {
 	case network.PacketsKind:
 		return decode[network.Packets](kind, data)
+	case syscall.CallsKind:
+		return decode[syscall.Calls](kind, data)
 	case cgroupfile.FilesKind:
 		return decode[cgroupfile.Files](kind, data)
 	default:

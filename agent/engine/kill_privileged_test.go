@@ -74,6 +74,8 @@ var scenarios = []scenario{
     - {name: flip, target: {cgroup: %[1]s}, duration: 200ms, networkCorrupt: {percent: 50}, filter: {direction: INGRESS}}
     - {name: fall, target: {cgroup: %[1]s}, duration: 300ms, networkReorder: {percent: 50, gap: 3}, filter: {direction: INGRESS}}
 `},
+	{"calls by fmod_ret", needs(kernel.FmodRetSyscall), oneFault("syscallError: {calls: [statfs, ustat], errno: EIO}, mechanism: fmod_ret")},
+	{"calls by kprobe_override", needs(kernel.KprobeOverride), oneFault("syscallError: {calls: [statfs, ustat], errno: EIO}, mechanism: kprobe_override")},
 	{"processor", needs(kernel.CPUController), oneFault(`cpuPressure: {limit: "20%%"}`)},
 	{"memory", needs(kernel.MemoryController), oneFault("memoryPressure: {limit: 64MiB}")},
 	{"processes", needs(kernel.PidsController), oneFault(`pidsPressure: {limit: "50"}`)},

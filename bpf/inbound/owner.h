@@ -3,25 +3,14 @@
 #pragma once
 
 #include "../include/packet.h"
+#include "../include/targets.h"
 #include "cgroup.h"
 
 enum {
-	/* Deepest cgroup below the root of the hierarchy that can be a target. */
-	LEVELS_MAX = 24,
-	TARGETS_MAX = 4096,
-
 	CURRENT_NETNS = -1, /* BPF_F_CURRENT_NETNS */
 	STATE_TIME_WAIT = 6, /* BPF_TCP_TIME_WAIT */
 	STATE_NEW_SYN_RECV = 12, /* BPF_TCP_NEW_SYN_RECV */
 };
-
-/* The cgroups of the target, by id. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, TARGETS_MAX);
-	__type(key, __u64);
-	__type(value, __u8);
-} fl_targets SEC(".maps");
 
 /* linux/bpf.h; network byte order, as in the packet. */
 struct bpf_sock_tuple {

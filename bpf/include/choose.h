@@ -7,12 +7,12 @@
 
 #include "decision.h"
 #include "delay.h"
-#include "dice.h"
 #include "filter.h"
 #include "packet.h"
 #include "reorder.h"
 #include "shape.h"
 #include "stats.h"
+#include "throw.h"
 
 struct fl_config {
 	struct fl_dice dice;

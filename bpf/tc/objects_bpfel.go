@@ -32,20 +32,6 @@ type ObjectsFlDecision struct {
 	}
 }
 
-type ObjectsFlDiceState struct {
-	_    structs.HostLayout
-	Lock struct {
-		_   structs.HostLayout
-		Val uint32
-	}
-	Bad     uint32
-	Last    uint32
-	Pad     uint32
-	Ordinal uint64
-	Hits    uint64
-	Sampled uint64
-}
-
 type ObjectsFlLease struct {
 	_        structs.HostLayout
 	Deadline uint64
@@ -67,7 +53,6 @@ const (
 	ObjectsMapFlDecisions  = "fl_decisions"
 	ObjectsMapFlDone       = "fl_done"
 	ObjectsMapFlLease      = "fl_lease"
-	ObjectsMapFlState      = "fl_state"
 	ObjectsMapFlTargets    = "fl_targets"
 	ObjectsProgFlClsDamage = "fl_cls_damage"
 	ObjectsProgFlClsEgress = "fl_cls_egress"
@@ -135,7 +120,6 @@ type ObjectsMapSpecs struct {
 	FlDecisions *ebpf.MapSpec `ebpf:"fl_decisions"`
 	FlDone      *ebpf.MapSpec `ebpf:"fl_done"`
 	FlLease     *ebpf.MapSpec `ebpf:"fl_lease"`
-	FlState     *ebpf.MapSpec `ebpf:"fl_state"`
 	FlTargets   *ebpf.MapSpec `ebpf:"fl_targets"`
 }
 
@@ -169,7 +153,6 @@ type ObjectsMaps struct {
 	FlDecisions *ebpf.Map `ebpf:"fl_decisions"`
 	FlDone      *ebpf.Map `ebpf:"fl_done"`
 	FlLease     *ebpf.Map `ebpf:"fl_lease"`
-	FlState     *ebpf.Map `ebpf:"fl_state"`
 	FlTargets   *ebpf.Map `ebpf:"fl_targets"`
 }
 
@@ -178,7 +161,6 @@ func (m *ObjectsMaps) Close() error {
 		m.FlDecisions,
 		m.FlDone,
 		m.FlLease,
-		m.FlState,
 		m.FlTargets,
 	)
 }

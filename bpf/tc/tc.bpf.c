@@ -17,14 +17,9 @@
 #include "../include/decision.h"
 #include "../include/lease.h"
 #include "../include/packet.h"
+#include "../include/targets.h"
 
 char LICENSE[] SEC("license") = "GPL";
-
-enum {
-	/* Deepest cgroup below the root of the hierarchy that can be a target. */
-	LEVELS_MAX = 24,
-	TARGETS_MAX = 4096,
-};
 
 struct fl_tc_config {
 	/* As in struct fl_config. */
@@ -38,14 +33,6 @@ struct fl_tc_config {
 _Static_assert(sizeof(struct fl_tc_config) == 16, "known to Go");
 
 volatile const struct fl_tc_config fl_tc_config;
-
-/* The cgroups of the target, by id. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, TARGETS_MAX);
-	__type(key, __u64);
-	__type(value, __u8);
-} fl_targets SEC(".maps");
 
 /* What becomes of a packet. */
 enum fate {

@@ -28,20 +28,6 @@ type ObjectsFlDelayTable struct {
 	Entries [16385]int32
 }
 
-type ObjectsFlDiceState struct {
-	_    structs.HostLayout
-	Lock struct {
-		_   structs.HostLayout
-		Val uint32
-	}
-	Bad     uint32
-	Last    uint32
-	Pad     uint32
-	Ordinal uint64
-	Hits    uint64
-	Sampled uint64
-}
-
 type ObjectsFlDrawing struct {
 	_    structs.HostLayout
 	Lock struct {
@@ -65,7 +51,6 @@ const (
 	ObjectsMapFlDelays  = "fl_delays"
 	ObjectsMapFlDrawing = "fl_drawing"
 	ObjectsMapFlDrawn   = "fl_drawn"
-	ObjectsMapFlState   = "fl_state"
 	ObjectsProgFlDraw   = "fl_draw"
 	ObjectsVarFlConfig  = "fl_config"
 )
@@ -122,7 +107,6 @@ type ObjectsMapSpecs struct {
 	FlDelays  *ebpf.MapSpec `ebpf:"fl_delays"`
 	FlDrawing *ebpf.MapSpec `ebpf:"fl_drawing"`
 	FlDrawn   *ebpf.MapSpec `ebpf:"fl_drawn"`
-	FlState   *ebpf.MapSpec `ebpf:"fl_state"`
 }
 
 // ObjectsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -155,7 +139,6 @@ type ObjectsMaps struct {
 	FlDelays  *ebpf.Map `ebpf:"fl_delays"`
 	FlDrawing *ebpf.Map `ebpf:"fl_drawing"`
 	FlDrawn   *ebpf.Map `ebpf:"fl_drawn"`
-	FlState   *ebpf.Map `ebpf:"fl_state"`
 }
 
 func (m *ObjectsMaps) Close() error {
@@ -163,7 +146,6 @@ func (m *ObjectsMaps) Close() error {
 		m.FlDelays,
 		m.FlDrawing,
 		m.FlDrawn,
-		m.FlState,
 	)
 }
 

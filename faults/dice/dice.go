@@ -40,13 +40,12 @@ const (
 	streams
 )
 
-// Config has the fields of struct fl_dice. Probabilities are in parts of 2^32,
-// times in nanoseconds.
+// Config is struct fl_dice. Probabilities are in parts of 2^32, times in
+// nanoseconds.
 type Config struct {
 	Seed               uint64
 	Skip, Every, First uint64
 	Probability        uint64
-	Model              Model
 	Loss, Correlation  uint64
 	GoodToBad          uint64
 	BadToGood          uint64
@@ -54,6 +53,8 @@ type Config struct {
 	Ramp               uint64
 	PulseOn            uint64
 	PulsePeriod        uint64
+	Model              Model
+	_                  uint32
 }
 
 // New takes what every fault may have from spec: rate, ramp and pulse. The

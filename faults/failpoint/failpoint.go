@@ -24,6 +24,8 @@ const (
 	TCXAttached Name = "tcx-attached"
 	// CgroupAttached: a program is at a cgroup, idle, not pinned.
 	CgroupAttached Name = "cgroup-attached"
+	// FunctionAttached: a program is at a function of the kernel, idle.
+	FunctionAttached Name = "function-attached"
 	// QdiscRecorded: the undo of a root qdisc is recorded, nothing is touched.
 	QdiscRecorded Name = "qdisc-recorded"
 	// QdiscReplaced: the root of an interface is ours, or one queue of it.
@@ -70,6 +72,6 @@ const (
 
 // All lists the moments.
 var All = []Name{
-	GuardReady, RecordWritten, Recorded, ClsactAdded, FilterAdded, TCXAttached, CgroupAttached, QdiscRecorded, QdiscReplaced, QdiscRestored,
+	GuardReady, RecordWritten, Recorded, ClsactAdded, FilterAdded, TCXAttached, CgroupAttached, FunctionAttached, QdiscRecorded, QdiscReplaced, QdiscRestored,
 	IFBMade, Steered, Unsteered, PinDirMade, Pinned, PinsCommitted, Injected, FileWritten, Started, Held, Undoing, Undone, Noted, Reverted, Closing, Renamed, Closed, Orphaned,
 }

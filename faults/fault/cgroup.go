@@ -180,3 +180,23 @@ func Shared(a, b []Cgroup) string {
 	}
 	return ""
 }
+
+// Limits of bpf/include/targets.h.
+const (
+	levelsMax  = 24
+	targetsMax = 4096
+)
+
+// CheckTargets says what of the cgroups programs that tell a target by its id
+// can't take.
+func CheckTargets(cgroups []Cgroup) error {
+	for _, c := range cgroups {
+		if c.Level >= levelsMax {
+			return fmt.Errorf("%s is %d levels below the root of the hierarchy; at most %d are supported", c.Path, c.Level, levelsMax-1)
+		}
+	}
+	if len(cgroups) > targetsMax {
+		return fmt.Errorf("the target has %d cgroups; at most %d are supported", len(cgroups), targetsMax)
+	}
+	return nil
+}

@@ -16,6 +16,8 @@ const (
 	BTF Capability = "btf"
 	// RingBuf: events can be passed through BPF_MAP_TYPE_RINGBUF.
 	RingBuf Capability = "ring-buffer"
+	// AtomicFetch: programs have atomic operations that return what was before.
+	AtomicFetch Capability = "atomic-fetch"
 	// BPFFS: a map is kept by a name in /sys/fs/bpf.
 	BPFFS Capability = "bpffs"
 
@@ -102,6 +104,7 @@ var catalogue = []capabilitySpec{
 	{TracingPermission, "tracing BPF programs may be loaded", "Linux 5.5 with CONFIG_BPF_EVENTS=y and CONFIG_DEBUG_INFO_BTF=y", plain(probeTracingPermission)},
 	{BTF, "the kernel's own type information", "a kernel built with CONFIG_DEBUG_INFO_BTF=y", plain(probeBTF)},
 	{RingBuf, "BPF ring buffer", "Linux 5.8", plain(probeRingBuf)},
+	{AtomicFetch, "BPF atomic operations that return the value before", "Linux 5.12", plain(probeAtomicFetch)},
 	{BPFFS, "pinning in a BPF file system", "mount -t bpf bpf /sys/fs/bpf", plain(probeBPFFS)},
 
 	{CgroupSKB, "dropping packets of one cgroup (cgroup_skb link)", "Linux 5.7 with CONFIG_CGROUP_BPF=y", plain(probeCgroupSKB)},

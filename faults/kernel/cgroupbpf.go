@@ -111,6 +111,31 @@ func probeRingBuf(*Prober) error {
 	return m.Close()
 }
 
+func probeAtomicFetch(*Prober) error {
+	fetch := asm.FetchAdd.Mem(asm.RFP, asm.R1, asm.DWord, -8)
+	// cilium/ebpf 0.22 forgets that it is one that fetches (Instruction.Marshal):
+	// BPF_ADD | BPF_FETCH.
+	fetch.Constant = 1
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "fl_atomic", Type: ebpf.SocketFilter, License: "GPL",
+		Instructions: asm.Instructions{
+			asm.Mov.Imm(asm.R1, 0),
+			asm.StoreMem(asm.RFP, -8, asm.R1, asm.DWord),
+			fetch,
+			asm.Mov.Imm(asm.R0, 0),
+			asm.Return(),
+		},
+	})
+	var verifier *ebpf.VerifierError
+	if errors.As(err, &verifier) && errors.Is(err, unix.EINVAL) {
+		return noBecause("the kernel does not know these instructions", "")
+	}
+	if err != nil {
+		return atStage(stageLoad, err)
+	}
+	return prog.Close()
+}
+
 func probeCgroupSKB(p *Prober) error {
 	return p.cgroupProgram(&ebpf.ProgramSpec{
 		Name: "fl_skb", Type: ebpf.CGroupSKB, AttachType: ebpf.AttachCGroupInetEgress, Instructions: returning(0),

@@ -158,6 +158,10 @@ func classify(err error, c caller, remedy string) Answer {
 	return Answer{Unknown, text, remedy}
 }
 
+// AnswerOf says what an error means that came of loading or attaching a program;
+// nil is yes.
+func AnswerOf(err error) Answer { return classify(err, currentCaller(), "") }
+
 // classifyVerifier goes by the verifier's words, since its errno is EINVAL or
 // EACCES for everything. Words that are not known may be a fault of the probe.
 func classifyVerifier(lines []string, remedy string) Answer {

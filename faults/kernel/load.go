@@ -42,7 +42,7 @@ func (t *typeIDs) of(name string) (btf.TypeID, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ids == nil {
-		ids, err := readTypeIDs(targets())
+		ids, err := FunctionIDs(targets())
 		if err != nil {
 			return 0, err
 		}
@@ -55,26 +55,40 @@ func (t *typeIDs) of(name string) (btf.TypeID, error) {
 	return id, nil
 }
 
-func readTypeIDs(names []string) (map[string]btf.TypeID, error) {
+// FunctionIDs returns the type ids of those functions that the kernel describes.
+// Where it describes one several times, which happens to functions of one name when
+// some type of their arguments was met twice (seen with __x64_sys_socket on 6.12), the
+// first counts: the kernel finds the function itself by its name.
+func FunctionIDs(names []string) (map[string]btf.TypeID, error) {
 	spec, err := kernelTypes()
 	if err != nil {
 		return nil, err
 	}
 	ids := map[string]btf.TypeID{}
 	for _, name := range names {
-		var fn *btf.Func
-		err := spec.TypeByName(name, &fn)
+		id, err := functionID(spec, name)
 		if errors.Is(err, btf.ErrNotFound) {
 			continue
 		}
 		if err != nil {
 			return nil, atStage(stageSetup, fmt.Errorf("looking up %s: %w", name, err))
 		}
-		if ids[name], err = spec.TypeID(fn); err != nil {
-			return nil, atStage(stageSetup, fmt.Errorf("looking up %s: %w", name, err))
-		}
+		ids[name] = id
 	}
 	return ids, nil
+}
+
+func functionID(spec *btf.Spec, name string) (btf.TypeID, error) {
+	types, err := spec.AnyTypesByName(name)
+	if err != nil {
+		return 0, err
+	}
+	for _, t := range types {
+		if fn, ok := t.(*btf.Func); ok {
+			return spec.TypeID(fn)
+		}
+	}
+	return 0, btf.ErrNotFound
 }
 
 // kernelTypes reads /sys/kernel/btf/vmlinux.
@@ -94,7 +108,20 @@ func probeBTF(*Prober) error {
 	return err
 }
 
-// traced is a program that is loaded for one function of the kernel.
+// Traced is a program that is loaded for one function of the kernel.
+type Traced struct {
+	Type   ebpf.ProgramType
+	Attach ebpf.AttachType
+	// Function is its id in the kernel's types.
+	Function btf.TypeID
+	// Name is what the kernel shows, at most 15 bytes.
+	Name  string
+	Flags uint32
+	// Instructions must not call functions of their own; maps are associated.
+	Instructions asm.Instructions
+}
+
+// traced is Traced for a probe.
 type traced struct {
 	typ    ebpf.ProgramType
 	at     ebpf.AttachType
@@ -122,36 +149,49 @@ type progLoadAttr struct {
 	attachBTFID           uint32
 }
 
-// logSize holds the verifier's words about a program of a dozen instructions.
-const logSize = 1 << 16
-
-// load loads by hand, because the library takes no type id and knows no target
-// for BPF_LSM_CGROUP (cilium/ebpf 0.22, findProgramTargetInKernel).
+// load loads a probe.
 func (p *Prober) load(t traced) (*ebpf.Program, error) {
 	id, err := p.types.of(t.target)
 	if err != nil {
 		return nil, err
 	}
+	return Load(Traced{
+		Type: t.typ, Attach: t.at, Function: id, Name: "faultline_probe", Flags: t.flags, Instructions: t.insns,
+	})
+}
+
+// logSize is room for what the verifier says of a program that it does not take.
+const logSize = 1 << 20
+
+// Load loads by hand, because the library takes no type id, refuses functions that
+// the kernel describes twice, and knows no target for BPF_LSM_CGROUP (cilium/ebpf
+// 0.22, findProgramTargetInKernel). What the kernel says against the program is an
+// *ebpf.VerifierError.
+func Load(t Traced) (*ebpf.Program, error) {
 	var code bytes.Buffer
-	if err := t.insns.Marshal(&code, byteOrder()); err != nil {
-		return nil, fmt.Errorf("assembling the probe: %w", err)
+	if err := t.Instructions.Marshal(&code, byteOrder()); err != nil {
+		return nil, fmt.Errorf("assembling a program: %w", err)
 	}
 	license := []byte("GPL\x00")
-	log := make([]byte, logSize)
 	attr := progLoadAttr{
-		progType:     uint32(t.typ),
+		progType:     uint32(t.Type),
 		insnCount:    uint32(code.Len() / asm.InstructionSize),
 		insns:        uint64(uintptr(unsafe.Pointer(&code.Bytes()[0]))),
 		license:      uint64(uintptr(unsafe.Pointer(&license[0]))),
-		logLevel:     1,
-		logSize:      logSize,
-		logBuf:       uint64(uintptr(unsafe.Pointer(&log[0]))),
-		flags:        t.flags,
-		expectedType: uint32(t.at),
-		attachBTFID:  uint32(id),
+		flags:        t.Flags,
+		expectedType: uint32(t.Attach),
+		attachBTFID:  uint32(t.Function),
 	}
-	copy(attr.name[:], "faultline_probe")
+	copy(attr.name[:], t.Name)
 	fd, errno := progLoad(&attr)
+	var log []byte
+	if errno != 0 {
+		// Only then: a long log of a good program is an error too (ENOSPC).
+		log = make([]byte, logSize)
+		attr.logLevel, attr.logSize = 1, logSize
+		attr.logBuf = uint64(uintptr(unsafe.Pointer(&log[0])))
+		fd, errno = progLoad(&attr)
+	}
 	runtime.KeepAlive(code.Bytes())
 	runtime.KeepAlive(license)
 	runtime.KeepAlive(log)
@@ -164,7 +204,7 @@ func (p *Prober) load(t traced) (*ebpf.Program, error) {
 	}
 	prog, err := ebpf.NewProgramFromFD(fd)
 	if err != nil {
-		return nil, atStage(stageSetup, fmt.Errorf("opening the loaded probe: %w", err))
+		return nil, atStage(stageSetup, fmt.Errorf("opening a program: %w", err))
 	}
 	return prog, nil
 }

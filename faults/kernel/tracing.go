@@ -19,16 +19,6 @@ import (
 // return it by itself (errno 118, XENIX semaphores).
 const probeErrno = unix.ENOTNAM
 
-// Where the first argument of a system call is in struct pt_regs, for the
-// architectures whose system calls take their registers that way.
-var arches = map[string]struct {
-	prefix string // of a system call's function
-	arg0   int16  // offset of the first argument, in bytes
-}{
-	"amd64": {prefix: "__x64_sys_", arg0: 112}, // rdi
-	"arm64": {prefix: "__arm64_sys_", arg0: 0}, // x0
-}
-
 // The calls that tracing probes act on: rarely made, without effect, and with
 // an argument of which most values mean nothing. Kprobes have one of their own:
 // on 5.10 a kprobe on a function that has a trampoline at that moment runs, but
@@ -52,11 +42,11 @@ const (
 // syscallTarget returns the function of a probed system call and the place of
 // its argument.
 func syscallTarget(call string) (fn string, arg0 int16, err error) {
-	a, ok := arches[runtime.GOARCH]
+	abi, ok := Syscalls()
 	if !ok {
 		return "", 0, unknownBecause("the probe does not know the system calls of "+runtime.GOARCH, "")
 	}
-	return a.prefix + call, a.arg0, nil
+	return abi.Prefix + call, int16(abi.Arguments[0]), nil
 }
 
 // nonce returns a random number above every process id (at most 2^22) that fits

@@ -15,6 +15,7 @@ import (
 
 	"faultline.dev/faultline/bpf/cgroupskb"
 	"faultline.dev/faultline/bpf/tc"
+	"faultline.dev/faultline/faults/events"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/pin"
 	"faultline.dev/faultline/faults/qdisc"
@@ -71,7 +72,7 @@ func (a *adoption) takeOver(rec fault.Recorder, open []fault.Open) error {
 			return err
 		}
 	}
-	a.events, err = newSampler(a.maps[cgroupskb.ObjectsMapFlEvents])
+	a.events, err = events.Read(a.maps[cgroupskb.ObjectsMapFlEvents], decodeEvent)
 	return err
 }
 

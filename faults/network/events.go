@@ -3,22 +3,12 @@ package network
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
-	"sync"
-	"time"
-
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/ringbuf"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
-	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/events"
 )
-
-// eventsKept is how many sampled events wait to be drained at the most.
-const eventsKept = 256
 
 // packetEvent is struct fl_event.
 type packetEvent struct {
@@ -36,68 +26,19 @@ type packetEvent struct {
 	_           [4]uint8
 }
 
-// sampler reads sampled packets in the background.
-type sampler struct {
-	reader *ringbuf.Reader
-	done   chan struct{}
-
-	mu   sync.Mutex
-	kept []*v1.Event
-}
-
-func newSampler(ring *ebpf.Map) (*sampler, error) {
-	reader, err := ringbuf.NewReader(ring)
-	if err != nil {
-		return nil, fmt.Errorf("opening events: %w", err)
-	}
-	s := &sampler{reader: reader, done: make(chan struct{})}
-	go s.read()
-	return s, nil
-}
-
-func (s *sampler) read() {
-	defer close(s.done)
-	var record ringbuf.Record
-	for {
-		if err := s.reader.ReadInto(&record); err != nil {
-			return // closed
-		}
-		var raw packetEvent
-		if binary.Read(bytes.NewReader(record.RawSample), binary.NativeEndian, &raw) != nil {
-			continue
-		}
-		s.mu.Lock()
-		if len(s.kept) < eventsKept {
-			s.kept = append(s.kept, raw.event())
-		}
-		s.mu.Unlock()
-	}
-}
-
-func (s *sampler) drain() []*v1.Event {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	events := s.kept
-	s.kept = nil
-	return events
-}
-
-// close ends the reader; what it has read can still be drained. It may be
-// called again.
-func (s *sampler) close() error {
-	err := s.reader.Close()
-	<-s.done
-	if errors.Is(err, ringbuf.ErrClosed) {
+func decodeEvent(sample []byte) *v1.Event {
+	var raw packetEvent
+	if binary.Read(bytes.NewReader(sample), binary.NativeEndian, &raw) != nil {
 		return nil
 	}
-	return err
+	return raw.event()
 }
 
 func (e *packetEvent) event() *v1.Event {
 	source := netip.AddrPortFrom(netip.AddrFrom16(e.Source).Unmap(), e.SourcePort)
 	destination := netip.AddrPortFrom(netip.AddrFrom16(e.Destination).Unmap(), e.DestPort)
 	event := &v1.Event{
-		Time:     timestamppb.New(time.Now().Add(-time.Duration(fault.BootTime() - e.Time))),
+		Time:     events.At(e.Time),
 		What:     "ingress",
 		Local:    endpoint(destination),
 		Peer:     endpoint(source),

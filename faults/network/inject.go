@@ -13,6 +13,7 @@ import (
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/cgroupskb"
+	"faultline.dev/faultline/faults/events"
 	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/netns"
@@ -44,7 +45,7 @@ type injection struct {
 	// pins keep all of it when the process ends; nil for a fault that ends
 	// with it.
 	pins   *pin.Pins
-	events *sampler
+	events *events.Sampler
 	// final holds the counters once everything is detached.
 	final *fault.Counters
 }
@@ -86,7 +87,7 @@ func (in *injection) set(ctx context.Context, rec fault.Recorder) error {
 			return err
 		}
 	}
-	if in.events, err = newSampler(in.maps[cgroupskb.ObjectsMapFlEvents]); err != nil {
+	if in.events, err = events.Read(in.maps[cgroupskb.ObjectsMapFlEvents], decodeEvent); err != nil {
 		return err
 	}
 	if err := in.fill(); err != nil {
@@ -273,7 +274,7 @@ func (in *injection) Events() []*v1.Event {
 	if in.events == nil {
 		return nil
 	}
-	return in.events.drain()
+	return in.events.Drain()
 }
 
 // Revert implements fault.Injection. First nothing more is marked, then
@@ -321,7 +322,7 @@ func (in *injection) close() error {
 		errs = append(errs, err)
 	}
 	if in.events != nil {
-		errs = append(errs, in.events.close())
+		errs = append(errs, in.events.Close())
 	}
 	if in.egress != nil {
 		errs = append(errs, in.egress.release())

@@ -27,12 +27,6 @@ func Kinds() []fault.Kind {
 	return []fault.Kind{Loss(), Partition(), Latency(), Duplicate(), Corrupt(), Reorder(), Bandwidth()}
 }
 
-// Limits of bpf/tc.
-const (
-	levelsMax  = 24
-	targetsMax = 4096
-)
-
 // plan collects what the faults of the family have in common.
 type plan struct {
 	// kind is the fault's name in the document.
@@ -103,13 +97,8 @@ func newPlan(ctx context.Context, kind string, req fault.Request) (*plan, error)
 			return nil, fmt.Errorf("persistence PINNED is %w: %w", fault.ErrUnavailable, err)
 		}
 	}
-	for _, cgroup := range req.Cgroups {
-		if cgroup.Level >= levelsMax {
-			return nil, fmt.Errorf("%s is %d levels below the root of the hierarchy; at most %d are supported", cgroup.Path, cgroup.Level, levelsMax-1)
-		}
-	}
-	if len(req.Cgroups) > targetsMax {
-		return nil, fmt.Errorf("the target has %d cgroups; at most %d are supported", len(req.Cgroups), targetsMax)
+	if err := fault.CheckTargets(req.Cgroups); err != nil {
+		return nil, err
 	}
 	peers, err := newPeerSet(ctx, &p.filter, req.Resolver)
 	if err != nil {

@@ -1,4 +1,5 @@
-// Package syscall holds the faults of system calls.
+// Package syscall holds the faults of system calls: they are met at the entry of
+// the call (bpf/syscalls), before it has done anything.
 package syscall
 
 import (
@@ -9,90 +10,19 @@ import (
 	"faultline.dev/faultline/api/nearest"
 	"faultline.dev/faultline/faults/check"
 	"faultline.dev/faultline/faults/fault"
-	"faultline.dev/faultline/faults/kernel"
 )
 
 //go:generate go run ./gen
 
-// Kinds are the kinds of the family. None is built yet.
-func Kinds() []fault.Kind { return []fault.Kind{syscallError(), syscallDelay()} }
+// Kinds are the kinds of the family, in the order of the contract.
+func Kinds() []fault.Kind { return []fault.Kind{Error(), delay()} }
 
-func syscallError() fault.Kind {
-	return fault.Kind{
-		Name:    "syscallError",
-		Summary: "system calls fail with an errno, with conditions on arguments and path",
-		Scope:   fault.ScopeCgroup,
-		Mechanisms: []fault.Mechanism{
-			{
-				Name:    "fmod_ret",
-				Summary: "fmod_ret on the system call",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.FmodRetSyscall},
-			},
-			{
-				Name:    "fmod_ret_security",
-				Summary: "fmod_ret on the call's security_* hook; sees io_uring and 32-bit calls; not for fsync, close, poll, futex",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.FmodRetSecurity},
-			},
-			{
-				Name:    "lsm",
-				Summary: "an LSM program on the call's hook",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.LSM},
-			},
-			{
-				Name:    "kprobe_override",
-				Summary: "a kprobe on the system call that overrides its result",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.KprobeOverride},
-			},
-		},
-		Example: `target: {systemdUnit: checkout.service}
-syscallError:
-  calls: [openat]
-  errno: EMFILE
-  arguments: [{index: 2, is: HAS_BITS, value: 0x40}]
-rate: {every: 10}
-duration: 60s`,
-		Validate: func(spec *v1.Fault) []fault.Problem {
-			p := check.Problems{Prefix: "syscallError"}
-			p.Errno("errno", spec.GetSyscallError().GetErrno())
-			validateCalls(&p, spec.GetSyscallError())
-			p.NoFilter(spec, "syscallError")
-			return p.List()
-		},
-	}
-}
-
-func syscallDelay() fault.Kind {
-	return fault.Kind{
-		Name:    "syscallDelay",
-		Summary: "system calls take longer",
-		Scope:   fault.ScopeCgroup,
-		Mechanisms: []fault.Mechanism{
-			{
-				Name:    "sleepable_fmod_ret",
-				Summary: "lanes of sleepable fmod_ret programs on the system call",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.SleepableFmodRet, kernel.CopyFromUserTask, kernel.TaskFromPidKfunc, kernel.FUSE},
-			},
-			{
-				Name:    "sleepable_lsm",
-				Summary: "a sleepable LSM program on the call's hook; not for read and write",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.SleepableLSM, kernel.CopyFromUserTask, kernel.TaskFromPidKfunc, kernel.FUSE},
-			},
-		},
-		Example: `target: {systemdUnit: checkout.service}
-syscallDelay: {calls: [fsync, fdatasync], delay: 200ms, jitter: 50ms, distribution: PARETO}
-duration: 60s`,
-		Validate: func(spec *v1.Fault) []fault.Problem {
-			p := check.Problems{Prefix: "syscallDelay"}
-			validateCalls(&p, spec.GetSyscallDelay())
-			p.Delay(spec.GetSyscallDelay(), true)
-			p.NoFilter(spec, "syscallDelay")
-			return p.List()
-		},
-	}
-}
-
-// unanswered are calls that never return to their caller, or not as calls do.
+// unanswered are calls that never return to their caller, or not as calls do. A
+// process needs them to end and to be stopped.
 var unanswered = []string{"exit", "exit_group", "rt_sigreturn"}
+
+// conditionsMax is CONDITIONS_MAX of bpf/syscalls/call.h.
+const conditionsMax = 16
 
 // maxArgument is the index of a system call's last argument.
 const maxArgument = 5
@@ -120,6 +50,9 @@ func validateCalls(p *check.Problems, spec interface {
 		case slices.Contains(spec.GetCalls()[:i], call):
 			p.Add(at, "%q is given twice", call)
 		}
+	}
+	if n := len(spec.GetArguments()); n > conditionsMax {
+		p.Add("arguments", "are %d conditions; at most %d are allowed", n, conditionsMax)
 	}
 	for i, argument := range spec.GetArguments() {
 		at := fmt.Sprintf("arguments[%d].", i)

@@ -31,7 +31,11 @@ type Workload func(in io.Reader, out *json.Encoder, args []string) error
 func Main(m *testing.M, workloads map[string]Workload) {
 	name := os.Getenv(workloadVariable)
 	if name == "" {
-		os.Exit(m.Run())
+		status := m.Run()
+		if compiledIn != "" {
+			_ = os.RemoveAll(compiledIn)
+		}
+		os.Exit(status)
 	}
 	err := workloads[name](os.Stdin, json.NewEncoder(os.Stdout), os.Args[1:])
 	if err != nil {

@@ -1140,11 +1140,15 @@ func (x *Argument) GetValue() int64 {
 type SyscallError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// By name: openat, read.
-	Calls     []string    `protobuf:"bytes,1,rep,name=calls,proto3" json:"calls,omitempty"`
-	Errno     string      `protobuf:"bytes,2,opt,name=errno,proto3" json:"errno,omitempty"`
+	Calls []string `protobuf:"bytes,1,rep,name=calls,proto3" json:"calls,omitempty"`
+	// By name: EIO.
+	Errno string `protobuf:"bytes,2,opt,name=errno,proto3" json:"errno,omitempty"`
+	// All of them have to be met.
 	Arguments []*Argument `protobuf:"bytes,3,rep,name=arguments,proto3" json:"arguments,omitempty"`
 	// Glob on the path argument.
-	Path          string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	Path string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	// Also calls that leave threads waiting for ever when they fail, such as futex.
+	AllowHang     bool `protobuf:"varint,5,opt,name=allow_hang,json=allowHang,proto3" json:"allow_hang,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1205,6 +1209,13 @@ func (x *SyscallError) GetPath() string {
 		return x.Path
 	}
 	return ""
+}
+
+func (x *SyscallError) GetAllowHang() bool {
+	if x != nil {
+		return x.AllowHang
+	}
+	return false
 }
 
 type SyscallDelay struct {
@@ -2160,12 +2171,14 @@ const file_faultline_v1alpha1_fault_proto_rawDesc = "" +
 	"\tNOT_EQUAL\x10\x02\x12\b\n" +
 	"\x04LESS\x10\x03\x12\v\n" +
 	"\aGREATER\x10\x04\x12\f\n" +
-	"\bHAS_BITS\x10\x05\"\x8a\x01\n" +
+	"\bHAS_BITS\x10\x05\"\xa9\x01\n" +
 	"\fSyscallError\x12\x14\n" +
 	"\x05calls\x18\x01 \x03(\tR\x05calls\x12\x14\n" +
 	"\x05errno\x18\x02 \x01(\tR\x05errno\x12:\n" +
 	"\targuments\x18\x03 \x03(\v2\x1c.faultline.v1alpha1.ArgumentR\targuments\x12\x12\n" +
-	"\x04path\x18\x04 \x01(\tR\x04path\"\xc0\x02\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\x12\x1d\n" +
+	"\n" +
+	"allow_hang\x18\x05 \x01(\bR\tallowHang\"\xc0\x02\n" +
 	"\fSyscallDelay\x12\x14\n" +
 	"\x05calls\x18\x01 \x03(\tR\x05calls\x12:\n" +
 	"\targuments\x18\x02 \x03(\v2\x1c.faultline.v1alpha1.ArgumentR\targuments\x12\x12\n" +

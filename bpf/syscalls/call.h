@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the programs at the entry of system calls are told, and whether they are
+ * to answer a call. The kernel calls the function of a system call with one
+ * argument: the registers of the process when it made the call.
+ */
+#pragma once
+
+#include "../include/abi.h"
+#include "../include/dice.h"
+#include "../include/lease.h"
+#include "../include/order.h"
+#include "../include/stats.h"
+#include "../include/task.h"
+
+enum {
+	CONDITIONS_MAX = 16,
+	COMMAND_SIZE = 16, /* TASK_COMM_LEN */
+};
+
+/* How a call was made; it says where its arguments are. */
+enum fl_entry {
+	ENTRY_NATIVE = 0,
+	/* By a 32-bit process of a 64-bit kernel. */
+	ENTRY_32 = 1,
+	ENTRIES = 2,
+};
+
+/* v1.Argument_Comparison. */
+enum fl_comparison {
+	IS_EQUAL = 1,
+	IS_NOT_EQUAL = 2,
+	IS_LESS = 3,
+	IS_GREATER = 4,
+	HAS_BITS = 5,
+};
+
+/* What an argument has to be. */
+struct fl_condition {
+	__s64 value;
+	/* Where it is in the registers, bytes. */
+	__u32 offset[ENTRIES];
+	__u32 comparison; /* enum fl_comparison */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct fl_condition) == 24, "known to Go");
+
+struct fl_call_config {
+	struct fl_dice dice;
+	struct fl_target target;
+	/* All of them have to be met. */
+	struct fl_condition conditions[CONDITIONS_MAX];
+	__u32 conditions_used;
+	/* Where in the registers the number of the call is, bytes. */
+	__u32 number_offset;
+	/* Where a kprobe finds the function's first argument, bytes. */
+	__u32 first_offset;
+	/* errno, above 0. */
+	__u32 error;
+	/* Count what would be hit, hit nothing. */
+	__u32 observe;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct fl_call_config) == 120 + 8 + CONDITIONS_MAX * 24 + 24, "known to Go");
+
+volatile const struct fl_call_config fl_call_config;
+
+/* A sample of the calls that were hit. */
+struct fl_call_event {
+	__u64 time; /* CLOCK_BOOTTIME, ns */
+	__u64 cgroup; /* of the process */
+	__u32 pid;
+	__u32 number; /* of the call, in the table of its entry */
+	__u32 entry; /* enum fl_entry */
+	char command[COMMAND_SIZE];
+	__u32 pad;
+};
+_Static_assert(sizeof(struct fl_call_event) == 48, "known to Go");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 64 * 1024);
+} fl_events SEC(".maps");
+
+static __always_inline void sample_call(const void *registers, enum fl_entry entry, __u64 now)
+{
+	struct fl_call_event *event = bpf_ringbuf_reserve(&fl_events, sizeof(*event), 0);
+
+	if (!event)
+		return;
+	event->time = now;
+	event->cgroup = bpf_get_current_cgroup_id();
+	event->pid = bpf_get_current_pid_tgid() >> 32;
+	event->entry = entry;
+	event->number = 0;
+	event->pad = 0;
+	bpf_probe_read_kernel(&event->number, sizeof(event->number),
+			      registers + fl_call_config.number_offset);
+	bpf_get_current_comm(event->command, sizeof(event->command));
+	bpf_ringbuf_submit(event, 0);
+}
+
+/*
+ * The programs of 32 bits that a 64-bit kernel runs leave nothing to be said in the
+ * upper half of a register. Others do: a negative int may come with its upper half
+ * empty, as compilers set it, or full of ones.
+ */
+static __always_inline int is_met(const volatile struct fl_condition *condition, __u64 value,
+				  enum fl_entry entry)
+{
+	__s64 wanted = condition->value, is;
+
+	if (entry == ENTRY_32)
+		value = (__u32)value;
+	if (!(value >> 32) && (wanted < 0 || (!wanted && condition->comparison == IS_LESS)))
+		is = (__s32)value;
+	else
+		is = value;
+	switch (condition->comparison) {
+	case IS_EQUAL:
+		return is == wanted;
+	case IS_NOT_EQUAL:
+		return is != wanted;
+	case IS_LESS:
+		return is < wanted;
+	case IS_GREATER:
+		return is > wanted;
+	case HAS_BITS:
+		return (is & wanted) == wanted;
+	default:
+		return 0;
+	}
+}
+
+static __always_inline int all_met(const void *registers, enum fl_entry entry)
+{
+	const volatile struct fl_call_config *config = &fl_call_config;
+
+	for (__u32 i = 0; i < CONDITIONS_MAX; i++) {
+		__u64 value;
+
+		if (i == config->conditions_used)
+			break;
+		if (bpf_probe_read_kernel(&value, sizeof(value),
+					  registers + config->conditions[i].offset[entry]))
+			return 0;
+		if (!is_met(&config->conditions[i], value, entry))
+			return 0;
+	}
+	return 1;
+}
+
+/*
+ * Returns when the fault began if the current task is of its target, else 0. *now is
+ * CLOCK_BOOTTIME.
+ */
+static __always_inline __u64 concerned(__u64 *now)
+{
+	__u64 start = lease_start(now);
+
+	return start && runs_in(&fl_call_config.target) ? start : 0;
+}
+
+/*
+ * Decides about the call of a task that is concerned: what it returns instead of
+ * being carried out; 0: it is. Who does it counts it as hit.
+ */
+static __always_inline long decide(const void *registers, enum fl_entry entry, __u64 start,
+				   __u64 now)
+{
+	const volatile struct fl_call_config *config = &fl_call_config;
+	enum fl_throw thrown;
+
+	if (!all_met(registers, entry) || !pulse_is_on(&config->dice, now - start))
+		return 0;
+	count(matched);
+	thrown = throw_next(&config->dice, now - start);
+	if (thrown == THROW_PASS)
+		return 0;
+	count(chosen);
+	if (thrown == THROW_MISS)
+		return 0;
+	if (sample_is_due(now))
+		sample_call(registers, entry, now);
+	return config->observe ? 0 : -(long)config->error;
+}

@@ -1,0 +1,293 @@
+package syscall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/bpf/syscalls"
+	"faultline.dev/faultline/faults/check"
+	"faultline.dev/faultline/faults/dice"
+	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/kernel"
+	"faultline.dev/faultline/faults/tracing"
+)
+
+// The mechanisms.
+const (
+	mechanismModify   = "fmod_ret"
+	mechanismOverride = "kprobe_override"
+)
+
+// Error is syscallError: calls that fail and are not carried out.
+func Error() fault.Kind {
+	return fault.Kind{
+		Name:    "syscallError",
+		Summary: "system calls fail with an errno, with conditions on their arguments",
+		Scope:   fault.ScopeCgroup,
+		Mechanisms: []fault.Mechanism{
+			{
+				Name:    mechanismModify,
+				Summary: "fmod_ret programs at the functions of the calls",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.FmodRetSyscall, kernel.RingBuf},
+			},
+			{
+				Name:    mechanismOverride,
+				Summary: "kprobes at the functions of the calls, which override their results",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.KprobeOverride, kernel.RingBuf},
+			},
+		},
+		Example: `target: {systemdUnit: checkout.service}
+syscallError:
+  calls: [openat]
+  errno: EMFILE
+  arguments: [{index: 2, is: HAS_BITS, value: 0x40}]
+rate: {every: 10}
+duration: 60s`,
+		Validate: validateError,
+		Plan:     planError,
+	}
+}
+
+// hanging are calls on which a program's threads wait for one another: when one
+// fails, they may wait for ever, also for their end.
+var hanging = []string{"futex", "futex_requeue", "futex_wait", "futex_waitv", "futex_wake"}
+
+func validateError(spec *v1.Fault) []fault.Problem {
+	call := spec.GetSyscallError()
+	p := check.Problems{Prefix: "syscallError"}
+	p.Errno("errno", call.GetErrno())
+	validateCalls(&p, call)
+	for i, name := range call.GetCalls() {
+		if slices.Contains(hanging, name) && !call.GetAllowHang() {
+			p.Add(fmt.Sprintf("calls[%d]", i), "threads wait for one another with %q, and may do so for ever when it fails; write allowHang: true if that is wanted", name)
+		}
+	}
+	p.NoFilter(spec, "syscallError")
+	return p.List()
+}
+
+// errorPlan is what a syscallError is planned from.
+type errorPlan struct {
+	req  fault.Request
+	spec *v1.SyscallError
+	// errno is above 0.
+	errno  unix.Errno
+	target tracing.Target
+	// is32 has the functions for 32-bit processes alone.
+	is32 map[string]bool
+	// left are the functions that a mechanism leaves out, and why.
+	left []string
+}
+
+func planError(ctx context.Context, req fault.Request) (*fault.Plan, error) {
+	p := &errorPlan{req: req, spec: req.Spec.GetSyscallError()}
+	if req.Spec.GetPersistence() == v1.Fault_PINNED {
+		return nil, fmt.Errorf("persistence PINNED of syscallError is %w; leave it out", fault.ErrNotBuilt)
+	}
+	if p.spec.GetPath() != "" {
+		return nil, fmt.Errorf("path of syscallError is %w; leave it out", fault.ErrNotBuilt)
+	}
+	var err error
+	if p.errno, err = check.ErrnoByName(p.spec.GetErrno()); err != nil {
+		return nil, err
+	}
+	if p.target, err = tracing.TargetOf(req.Cgroups); err != nil {
+		return nil, err
+	}
+	ladder := []string{mechanismModify, mechanismOverride}
+	var refusals []string
+	for {
+		mechanism, err := fault.Choose(ctx, req, Error(), ladder...)
+		if err != nil {
+			return nil, errors.Join(append([]error{err}, refused(refusals)...)...)
+		}
+		p.left, p.is32 = nil, map[string]bool{}
+		programs, err := p.programs(ctx, mechanism)
+		if err != nil {
+			return nil, err
+		}
+		refusal, err := p.refusal(mechanism, programs)
+		if err != nil {
+			return nil, err
+		}
+		if refusal == "" {
+			return p.finish(mechanism, programs)
+		}
+		refusals = append(refusals, refusal)
+		ladder = ladder[slices.Index(ladder, mechanism)+1:]
+		if len(ladder) == 0 || req.Spec.GetMechanism() == mechanism {
+			return nil, errors.Join(refused(refusals)...)
+		}
+	}
+}
+
+// refused makes errors of what the kernel does not take.
+func refused(texts []string) (list []error) {
+	for _, text := range texts {
+		list = append(list, fmt.Errorf("syscallError is %w: %s", fault.ErrUnavailable, text))
+	}
+	return list
+}
+
+// programs are those that a mechanism puts in place.
+func (p *errorPlan) programs(ctx context.Context, mechanism string) (*tracing.Fault, error) {
+	find, at := lookup(inTypes), modifying
+	switch {
+	case mechanism == mechanismOverride:
+		find, at = inSymbols, overriding
+	case kernel.Preempts():
+		at = delivering
+	}
+	functions, err := functionsOf(p.spec.GetCalls(), find)
+	if err != nil {
+		return nil, err
+	}
+	load := syscalls.LoadObjects
+	if !p.req.Prober.Probe(ctx, kernel.AtomicFetch).OK() {
+		load = syscalls.LoadOldObjects
+	}
+	spec, err := load()
+	if err != nil {
+		return nil, err
+	}
+	abi, _ := kernel.Syscalls() // it has functions
+	if err := spec.Variables[syscalls.ObjectsVarFlCallConfig].Set(p.config(abi)); err != nil {
+		return nil, fmt.Errorf("configuring programs: %w", err)
+	}
+	f := &tracing.Fault{
+		Spec: spec, Cgroups: p.req.Cgroups, Observe: p.req.Observe, Decode: p.decode,
+	}
+	for _, fn := range functions {
+		p.is32[fn.name] = fn.is32
+		f.Hooks = append(f.Hooks, at(fn)...)
+	}
+	return f, nil
+}
+
+// refusal says which calls the kernel does not let a mechanism answer; "" when it
+// does all of them. Functions for 32-bit processes alone can be done without: those
+// that the kernel does not give are left out, with a warning.
+func (p *errorPlan) refusal(mechanism string, programs *tracing.Fault) (string, error) {
+	refused, err := programs.Try()
+	if err != nil {
+		return "", err
+	}
+	var texts []string
+	told := map[string]bool{}
+	programs.Hooks = slices.DeleteFunc(programs.Hooks, func(hook tracing.Hook) bool {
+		why := refused[hook.Function]
+		if why == nil {
+			return false
+		}
+		if told[hook.Function] {
+			return p.is32[hook.Function]
+		}
+		told[hook.Function] = true
+		answer := kernel.AnswerOf(why)
+		text := hook.Function + ": " + answer.Reason
+		if p.is32[hook.Function] {
+			p.left = append(p.left, "calls of 32-bit processes by "+text)
+			return true
+		}
+		if answer.Remedy != "" {
+			text += " (" + answer.Remedy + ")"
+		}
+		texts = append(texts, text)
+		return false
+	})
+	if len(texts) == 0 {
+		return "", nil
+	}
+	return mechanism + ": " + strings.Join(texts, "; "), nil
+}
+
+// finish lists the changes.
+func (p *errorPlan) finish(mechanism string, programs *tracing.Fault) (*fault.Plan, error) {
+	warnings, err := p.warnings()
+	if err != nil {
+		return nil, err
+	}
+	for _, text := range p.left {
+		warnings = append(warnings, "not hit: "+text)
+	}
+	out := &fault.Plan{
+		Mechanism: mechanism,
+		Summary:   p.summary(),
+		Warnings:  warnings,
+		Claims:    []fault.Claim{Calls{Cgroups: p.req.Cgroups, Names: p.spec.GetCalls(), InTurn: mechanism == mechanismModify}},
+		Inject:    programs.Inject,
+	}
+	for _, hook := range programs.Hooks {
+		out.Changes = append(out.Changes, &v1.Change{
+			Object: "function " + hook.Function,
+			Action: fmt.Sprintf("attach program %s (%s)", hook.Program, mechanism),
+			Undo:   "kernel (the link ends with the process)",
+		})
+	}
+	return out, nil
+}
+
+func (p *errorPlan) summary() string {
+	text := fmt.Sprintf("%s fail with %s", strings.Join(p.spec.GetCalls(), ", "), p.spec.GetErrno())
+	for _, a := range p.spec.GetArguments() {
+		text += fmt.Sprintf(", if argument %d %s %d", a.GetIndex(), comparisons[a.GetIs()], a.GetValue())
+	}
+	if p.req.Observe {
+		return "only count: " + text
+	}
+	return text
+}
+
+var comparisons = map[v1.Argument_Comparison]string{
+	v1.Argument_EQUAL: "is", v1.Argument_NOT_EQUAL: "is not", v1.Argument_LESS: "is less than",
+	v1.Argument_GREATER: "is greater than", v1.Argument_HAS_BITS: "has the bits of",
+}
+
+// callConfig is struct fl_call_config.
+type callConfig struct {
+	Dice           dice.Config
+	Target         tracing.Target
+	Conditions     [conditionsMax]condition
+	ConditionsUsed uint32
+	NumberOffset   uint32
+	FirstOffset    uint32
+	Error          uint32
+	Observe        uint32
+	_              uint32
+}
+
+// condition is struct fl_condition.
+type condition struct {
+	Value      int64
+	Offset     [2]uint32
+	Comparison uint32
+	_          uint32
+}
+
+func (p *errorPlan) config(abi kernel.ABI) callConfig {
+	config := callConfig{
+		Dice:         dice.New(p.req.Seed, p.req.Spec),
+		Target:       p.target,
+		NumberOffset: abi.Number,
+		FirstOffset:  abi.First,
+		Error:        uint32(p.errno),
+	}
+	for i, a := range p.spec.GetArguments() {
+		config.Conditions[i] = condition{
+			Value:      a.GetValue(),
+			Offset:     [2]uint32{abi.Arguments[a.GetIndex()], abi.Arguments32[a.GetIndex()]},
+			Comparison: uint32(a.GetIs()),
+		}
+	}
+	config.ConditionsUsed = uint32(len(p.spec.GetArguments()))
+	if p.req.Observe {
+		config.Observe = 1
+	}
+	return config
+}

@@ -1,0 +1,104 @@
+//go:build linux && privileged
+
+package syscall_test
+
+import (
+	"errors"
+	"maps"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/kernel"
+	"faultline.dev/faultline/faults/syscall"
+	"faultline.dev/faultline/test/env"
+	"faultline.dev/faultline/test/vm/kernels"
+)
+
+func TestMain(m *testing.M) { env.Main(m, nil) }
+
+// injected is what no call that is made here ends with by itself (errno 118).
+const injected = unix.ENOTNAM
+
+// mechanisms are those of syscallError.
+func mechanisms() (names []string) {
+	for _, m := range syscall.Error().Mechanisms {
+		names = append(names, m.Name)
+	}
+	return names
+}
+
+// needMechanism skips the test where the kernel lacks it, and fails it where the
+// kernel is declared to have it; "auto" is there where one of them is.
+func needMechanism(t *testing.T, name string) {
+	t.Helper()
+	prober := env.Prober(t)
+	var missing kernel.Capability
+	var why kernel.Answer
+	for _, m := range syscall.Error().Mechanisms {
+		if name != "auto" && name != m.Name {
+			continue
+		}
+		missing = ""
+		for _, need := range m.Needs {
+			if answer := prober.Probe(t.Context(), need); !answer.OK() {
+				missing, why = need, answer
+			}
+		}
+		if missing == "" {
+			return
+		}
+	}
+	kernels.Missing(t, string(missing), errors.New(why.Reason))
+}
+
+// eachMechanism runs a test with every mechanism of the kernel.
+func eachMechanism(t *testing.T, test func(t *testing.T, mechanism string)) {
+	t.Helper()
+	for _, name := range mechanisms() {
+		t.Run(name, func(t *testing.T) {
+			needMechanism(t, name)
+			test(t, name)
+		})
+	}
+}
+
+// fails is a fault in which calls fail with the injected errno.
+func fails(mechanism string, calls ...string) *v1.Fault {
+	return &v1.Fault{
+		Mechanism: mechanism,
+		Fault:     &v1.Fault_SyscallError{SyscallError: &v1.SyscallError{Calls: calls, Errno: "ENOTNAM"}},
+	}
+}
+
+func inject(t *testing.T, spec *v1.Fault, targets ...fault.Cgroup) *env.Injected {
+	t.Helper()
+	return env.Inject(t, syscall.Error(), spec, nil, targets...)
+}
+
+// expect compares results.
+func expect(t *testing.T, what string, got, want env.Results) {
+	t.Helper()
+	if !maps.Equal(got, want) {
+		t.Errorf("%s: results by errno %v, want %v", what, got, want)
+	}
+}
+
+func expectCounters(t *testing.T, i *env.Injected, matched, hit uint64) {
+	t.Helper()
+	want := fault.Counters{Matched: matched, Injected: hit}
+	if c := i.Count(); c != want {
+		t.Errorf("counters %+v, want %+v", c, want)
+	}
+}
+
+// onlyAMD64 skips what knows the numbers of one architecture.
+func onlyAMD64(t *testing.T) {
+	t.Helper()
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the table is of amd64")
+	}
+}
