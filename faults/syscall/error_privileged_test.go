@@ -5,6 +5,7 @@ package syscall_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -86,7 +87,11 @@ func TestEachCallFails(t *testing.T) {
 	eachMechanism(t, func(t *testing.T, mechanism string) {
 		target, neighbour := env.Cgroup(t), env.Cgroup(t)
 		inside, outside := env.NewCaller(t, target), env.NewCaller(t, neighbour)
-		for _, call := range someCalls {
+		for n, call := range someCalls {
+			// What both mechanisms do after they are called is the same code.
+			if mechanism != mechanisms()[0] && n%4 != 0 && os.Getenv("FAULTLINE_ALL_CALLS") == "" {
+				continue
+			}
 			t.Run(call.name, func(t *testing.T) {
 				const times = 30
 				order := env.Order{Number: call.number, Arguments: call.arguments, Times: times}
