@@ -76,6 +76,7 @@ var scenarios = []scenario{
 `},
 	{"calls by fmod_ret", needs(kernel.FmodRetSyscall), oneFault("syscallError: {calls: [statfs, ustat], errno: EIO}, mechanism: fmod_ret")},
 	{"calls by kprobe_override", needs(kernel.KprobeOverride), oneFault("syscallError: {calls: [statfs, ustat], errno: EIO}, mechanism: kprobe_override")},
+	{"files", needs(kernel.FmodRetSecurity), oneFault("fileError: {operations: [WRITE, STAT], path: /tmp/nothing/**, errno: EIO}")},
 	{"processor", needs(kernel.CPUController), oneFault(`cpuPressure: {limit: "20%%"}`)},
 	{"memory", needs(kernel.MemoryController), oneFault("memoryPressure: {limit: 64MiB}")},
 	{"processes", needs(kernel.PidsController), oneFault(`pidsPressure: {limit: "50"}`)},

@@ -69,10 +69,12 @@ struct {
 
 /* As throw_dice, for faults without a model of their own. */
 static __always_inline enum fl_throw throw_in_order(const volatile struct fl_dice *dice,
-						    struct fl_order *order, __u64 elapsed)
+						    struct fl_order *order, __u64 elapsed,
+						    __u64 *ordinal)
 {
 	__u64 n = next(ordinal);
 
+	*ordinal = n;
 	if (!rate_hits(dice, n) || !ramp_lets_hit(dice, n, elapsed))
 		return THROW_PASS;
 	if (dice->first && next(hits) >= dice->first)
@@ -87,30 +89,35 @@ static __always_inline int hits_all(const volatile struct fl_dice *dice)
 	       !dice->ramp;
 }
 
-/* Throws for the next event; THROW_MISS if that can't be done. */
+/*
+ * Throws for the next event; THROW_MISS if that can't be done. *ordinal is told when
+ * it is wanted, or the dice go by it; else it is 0.
+ */
 static __always_inline enum fl_throw throw_next(const volatile struct fl_dice *dice,
-						__u64 elapsed)
+						__u64 elapsed, int wanted, __u64 *ordinal)
 {
 	enum fl_throw thrown;
 #ifdef FL_TOKEN
 	struct fl_order order;
 
-	if (hits_all(dice))
+	*ordinal = 0;
+	if (!wanted && hits_all(dice))
 		return THROW_HIT;
 	if (!take_token(&order))
 		return THROW_MISS;
-	thrown = throw_in_order(dice, &order, elapsed);
+	thrown = throw_in_order(dice, &order, elapsed, ordinal);
 	give_token_back(&order);
 #else
 	__u32 key = 0;
 	struct fl_order *order;
 
-	if (hits_all(dice))
+	*ordinal = 0;
+	if (!wanted && hits_all(dice))
 		return THROW_HIT;
 	order = bpf_map_lookup_elem(&fl_order, &key);
 	if (!order)
 		return THROW_MISS;
-	thrown = throw_in_order(dice, order, elapsed);
+	thrown = throw_in_order(dice, order, elapsed, ordinal);
 #endif
 	return thrown;
 }

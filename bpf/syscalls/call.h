@@ -7,11 +7,7 @@
 #pragma once
 
 #include "../include/abi.h"
-#include "../include/dice.h"
-#include "../include/lease.h"
-#include "../include/order.h"
-#include "../include/stats.h"
-#include "../include/task.h"
+#include "../include/failure.h"
 
 enum {
 	CONDITIONS_MAX = 16,
@@ -46,8 +42,7 @@ struct fl_condition {
 _Static_assert(sizeof(struct fl_condition) == 24, "known to Go");
 
 struct fl_call_config {
-	struct fl_dice dice;
-	struct fl_target target;
+	struct fl_failure failure;
 	/* All of them have to be met. */
 	struct fl_condition conditions[CONDITIONS_MAX];
 	__u32 conditions_used;
@@ -55,13 +50,10 @@ struct fl_call_config {
 	__u32 number_offset;
 	/* Where a kprobe finds the function's first argument, bytes. */
 	__u32 first_offset;
-	/* errno, above 0. */
-	__u32 error;
-	/* Count what would be hit, hit nothing. */
-	__u32 observe;
 	__u32 pad;
 };
-_Static_assert(sizeof(struct fl_call_config) == 120 + 8 + CONDITIONS_MAX * 24 + 24, "known to Go");
+_Static_assert(sizeof(struct fl_call_config) == sizeof(struct fl_failure) + CONDITIONS_MAX * 24 + 16,
+	       "known to Go");
 
 volatile const struct fl_call_config fl_call_config;
 
@@ -73,7 +65,7 @@ struct fl_call_event {
 	__u32 number; /* of the call, in the table of its entry */
 	__u32 entry; /* enum fl_entry */
 	char command[COMMAND_SIZE];
-	__u32 pad;
+	__u32 error; /* errno; 0: it was only observed */
 };
 _Static_assert(sizeof(struct fl_call_event) == 48, "known to Go");
 
@@ -82,7 +74,8 @@ struct {
 	__uint(max_entries, 64 * 1024);
 } fl_events SEC(".maps");
 
-static __always_inline void sample_call(const void *registers, enum fl_entry entry, __u64 now)
+static __always_inline void sample_call(const void *registers, enum fl_entry entry, __u32 error,
+					__u64 now)
 {
 	struct fl_call_event *event = bpf_ringbuf_reserve(&fl_events, sizeof(*event), 0);
 
@@ -93,7 +86,7 @@ static __always_inline void sample_call(const void *registers, enum fl_entry ent
 	event->pid = bpf_get_current_pid_tgid() >> 32;
 	event->entry = entry;
 	event->number = 0;
-	event->pad = 0;
+	event->error = error;
 	bpf_probe_read_kernel(&event->number, sizeof(event->number),
 			      registers + fl_call_config.number_offset);
 	bpf_get_current_comm(event->command, sizeof(event->command));
@@ -151,36 +144,19 @@ static __always_inline int all_met(const void *registers, enum fl_entry entry)
 }
 
 /*
- * Returns when the fault began if the current task is of its target, else 0. *now is
- * CLOCK_BOOTTIME.
- */
-static __always_inline __u64 concerned(__u64 *now)
-{
-	__u64 start = lease_start(now);
-
-	return start && runs_in(&fl_call_config.target) ? start : 0;
-}
-
-/*
  * Decides about the call of a task that is concerned: what it returns instead of
  * being carried out; 0: it is. Who does it counts it as hit.
  */
 static __always_inline long decide(const void *registers, enum fl_entry entry, __u64 start,
 				   __u64 now)
 {
-	const volatile struct fl_call_config *config = &fl_call_config;
-	enum fl_throw thrown;
+	__u32 error;
+	int sampled;
 
-	if (!all_met(registers, entry) || !pulse_is_on(&config->dice, now - start))
+	if (!all_met(registers, entry))
 		return 0;
-	count(matched);
-	thrown = throw_next(&config->dice, now - start);
-	if (thrown == THROW_PASS)
-		return 0;
-	count(chosen);
-	if (thrown == THROW_MISS)
-		return 0;
-	if (sample_is_due(now))
-		sample_call(registers, entry, now);
-	return config->observe ? 0 : -(long)config->error;
+	error = decide_failure(&fl_call_config.failure, start, now, &sampled);
+	if (sampled)
+		sample_call(registers, entry, error, now);
+	return -(long)error;
 }

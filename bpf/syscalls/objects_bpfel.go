@@ -14,30 +14,41 @@ import (
 )
 
 type ObjectsFlCallConfig struct {
-	_    structs.HostLayout
-	Dice struct {
-		_           structs.HostLayout
-		Seed        uint64
-		Skip        uint64
-		Every       uint64
-		First       uint64
-		Probability uint64
-		Loss        uint64
-		Correlation uint64
-		GoodToBad   uint64
-		BadToGood   uint64
-		LossGood    uint64
-		LossBad     uint64
-		Ramp        uint64
-		PulseOn     uint64
-		PulsePeriod uint64
-		Model       uint32
-		Pad         uint32
-	}
-	Target struct {
-		_       structs.HostLayout
-		Levels  uint32
-		Cgroups uint32
+	_       structs.HostLayout
+	Failure struct {
+		_    structs.HostLayout
+		Dice struct {
+			_           structs.HostLayout
+			Seed        uint64
+			Skip        uint64
+			Every       uint64
+			First       uint64
+			Probability uint64
+			Loss        uint64
+			Correlation uint64
+			GoodToBad   uint64
+			BadToGood   uint64
+			LossGood    uint64
+			LossBad     uint64
+			Ramp        uint64
+			PulseOn     uint64
+			PulsePeriod uint64
+			Model       uint32
+			Pad         uint32
+		}
+		Target struct {
+			_       structs.HostLayout
+			Levels  uint32
+			Cgroups uint32
+		}
+		Errors [8]struct {
+			_     structs.HostLayout
+			Below uint64
+			Error uint32
+			Pad   uint32
+		}
+		ErrorsUsed uint32
+		Observe    uint32
 	}
 	Conditions [16]struct {
 		_          structs.HostLayout
@@ -49,8 +60,6 @@ type ObjectsFlCallConfig struct {
 	ConditionsUsed uint32
 	NumberOffset   uint32
 	FirstOffset    uint32
-	Error          uint32
-	Observe        uint32
 	Pad            uint32
 }
 

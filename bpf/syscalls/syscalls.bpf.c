@@ -23,7 +23,7 @@ char LICENSE[] SEC("license") = "GPL";
  */
 static __always_inline long modify(const __u64 *arguments, enum fl_entry entry)
 {
-	__u64 now, start = concerned(&now);
+	__u64 now, start = concerned(&fl_call_config.failure, &now);
 	long result;
 
 	if (!start)
@@ -68,7 +68,7 @@ static __always_inline long decide_at(struct pt_regs *context, enum fl_entry ent
 static __always_inline int leave_verdict(struct pt_regs *context, enum fl_entry entry)
 {
 	__u32 thread = (__u32)bpf_get_current_pid_tgid();
-	__u64 now, start = concerned(&now);
+	__u64 now, start = concerned(&fl_call_config.failure, &now);
 	__s64 result;
 
 	if (!start)
@@ -113,7 +113,7 @@ long fl_deliver(const __u64 *arguments)
 /* Without a trampoline: a kprobe that overrides the result. */
 static __always_inline int override(struct pt_regs *context, enum fl_entry entry)
 {
-	__u64 now, start = concerned(&now);
+	__u64 now, start = concerned(&fl_call_config.failure, &now);
 	long result;
 
 	if (!start)

@@ -7,12 +7,9 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/syscalls"
 	"faultline.dev/faultline/faults/check"
-	"faultline.dev/faultline/faults/dice"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/tracing"
@@ -74,11 +71,9 @@ func validateError(spec *v1.Fault) []fault.Problem {
 
 // errorPlan is what a syscallError is planned from.
 type errorPlan struct {
-	req  fault.Request
-	spec *v1.SyscallError
-	// errno is above 0.
-	errno  unix.Errno
-	target tracing.Target
+	req     fault.Request
+	spec    *v1.SyscallError
+	failure tracing.Failure
 	// is32 has the functions for 32-bit processes alone.
 	is32 map[string]bool
 	// left are the functions that a mechanism leaves out, and why.
@@ -94,10 +89,7 @@ func planError(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 		return nil, fmt.Errorf("path of syscallError is %w; leave it out", fault.ErrNotBuilt)
 	}
 	var err error
-	if p.errno, err = check.ErrnoByName(p.spec.GetErrno()); err != nil {
-		return nil, err
-	}
-	if p.target, err = tracing.TargetOf(req.Cgroups); err != nil {
+	if p.failure, err = tracing.NewFailure(req, tracing.Errno{Name: p.spec.GetErrno(), Weight: 1}); err != nil {
 		return nil, err
 	}
 	ladder := []string{mechanismModify, mechanismOverride}
@@ -251,14 +243,11 @@ var comparisons = map[v1.Argument_Comparison]string{
 
 // callConfig is struct fl_call_config.
 type callConfig struct {
-	Dice           dice.Config
-	Target         tracing.Target
+	Failure        tracing.Failure
 	Conditions     [conditionsMax]condition
 	ConditionsUsed uint32
 	NumberOffset   uint32
 	FirstOffset    uint32
-	Error          uint32
-	Observe        uint32
 	_              uint32
 }
 
@@ -272,11 +261,9 @@ type condition struct {
 
 func (p *errorPlan) config(abi kernel.ABI) callConfig {
 	config := callConfig{
-		Dice:         dice.New(p.req.Seed, p.req.Spec),
-		Target:       p.target,
+		Failure:      p.failure,
 		NumberOffset: abi.Number,
 		FirstOffset:  abi.First,
-		Error:        uint32(p.errno),
 	}
 	for i, a := range p.spec.GetArguments() {
 		config.Conditions[i] = condition{
@@ -286,8 +273,5 @@ func (p *errorPlan) config(abi kernel.ABI) callConfig {
 		}
 	}
 	config.ConditionsUsed = uint32(len(p.spec.GetArguments()))
-	if p.req.Observe {
-		config.Observe = 1
-	}
 	return config
 }

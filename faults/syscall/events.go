@@ -20,7 +20,7 @@ type callEvent struct {
 	Number  uint32
 	Entry   uint32
 	Command [16]byte
-	_       uint32
+	Error   uint32
 }
 
 func (p *errorPlan) decode(sample []byte) *v1.Event {
@@ -37,7 +37,7 @@ func (p *errorPlan) decode(sample []byte) *v1.Event {
 		What:     callName(arch, raw.Number),
 		Pid:      int32(raw.PID),
 		Command:  unix.ByteSliceToString(raw.Command[:]),
-		Errno:    p.spec.GetErrno(),
+		Errno:    unix.ErrnoName(unix.Errno(raw.Error)),
 		CgroupId: raw.Cgroup,
 	}
 }

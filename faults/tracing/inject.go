@@ -71,6 +71,11 @@ func (in *injection) set(rec fault.Recorder) (err error) {
 	if err := in.fill(); err != nil {
 		return err
 	}
+	if in.fault.Keep != nil {
+		if err := in.fault.Keep(in.maps.Maps); err != nil {
+			return err
+		}
+	}
 	if in.events, err = events.Read(in.maps.Maps[eventsMap], in.fault.Decode); err != nil {
 		return err
 	}
@@ -131,7 +136,12 @@ func (in *injection) Renew(l fault.Lease) error {
 }
 
 // Refresh implements fault.Injection. The kernel knows who is in a cgroup.
-func (in *injection) Refresh(context.Context) error { return nil }
+func (in *injection) Refresh(context.Context) error {
+	if in.fault.Keep == nil {
+		return nil
+	}
+	return in.fault.Keep(in.maps.Maps)
+}
 
 // Counters implements fault.Injection.
 func (in *injection) Counters() (fault.Counters, error) {

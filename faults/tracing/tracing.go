@@ -9,11 +9,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
-	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 
@@ -41,6 +40,8 @@ type Hook struct {
 	// Alone: nobody does what this program does not do. A kernel that preempts does
 	// not run it while a task is preempted in it on the same CPU.
 	Alone bool
+	// Variables are set for this program alone; nil for none.
+	Variables map[string]any
 }
 
 // Fault is what is put in place.
@@ -53,39 +54,11 @@ type Fault struct {
 	Cgroups []fault.Cgroup
 	// Observe: nothing is hit, and what was chosen counts as hit.
 	Observe bool
+	// Keep fills other maps, when they are made, and sees about once a second to it
+	// that they say what is. It may be nil.
+	Keep func(maps map[string]*ebpf.Map) error
 	// Decode makes an event of what the programs write to fl_events.
 	Decode func([]byte) *v1.Event
-}
-
-// Target is struct fl_target, which tells the programs how to find their cgroups.
-type Target struct {
-	Levels  uint32
-	Cgroups uint32
-}
-
-// cgroupsMax is CGROUPS_MAX of bpf/include/task.h.
-const cgroupsMax = 32
-
-// TargetOf describes cgroups. The error says what of them this kernel can't take.
-func TargetOf(cgroups []fault.Cgroup) (Target, error) {
-	if err := fault.CheckTargets(cgroups); err != nil {
-		return Target{}, err
-	}
-	var t Target
-	for _, cgroup := range cgroups {
-		t.Levels |= 1 << cgroup.Level
-	}
-	err := features.HaveProgramHelper(ebpf.Kprobe, asm.FnGetCurrentAncestorCgroupId)
-	if err == nil {
-		return t, nil
-	}
-	if !errors.Is(err, ebpf.ErrNotSupported) {
-		return Target{}, fmt.Errorf("asking how the kernel tells a task's cgroup: %w", err)
-	}
-	if len(cgroups) > cgroupsMax {
-		return Target{}, fmt.Errorf("the target has %d cgroups; at most %d are supported on kernels before 5.16", len(cgroups), cgroupsMax)
-	}
-	return Target{Cgroups: uint32(len(cgroups))}, nil
 }
 
 // Try loads the program of each hook and, where that does not tell, attaches it,
@@ -95,22 +68,22 @@ func (f *Fault) Try() (map[string]error, error) {
 	if err := unlimit(); err != nil {
 		return nil, err
 	}
-	maps, err := f.newMaps()
+	shared, err := f.newMaps()
 	if err != nil {
 		return nil, err
 	}
-	defer maps.Close()
+	defer shared.Close()
 	refused := map[string]error{}
 	for _, hook := range f.Hooks {
-		if err := f.try(maps, hook); err != nil {
+		if err := f.try(shared, hook); err != nil {
 			refused[hook.Function] = err
 		}
 	}
 	return refused, nil
 }
 
-func (f *Fault) try(maps *ebpf.Collection, hook Hook) (err error) {
-	program, err := f.load(maps, hook)
+func (f *Fault) try(shared *ebpf.Collection, hook Hook) (err error) {
+	program, err := f.load(shared, hook)
 	if err != nil {
 		return err
 	}
@@ -138,22 +111,33 @@ func unlimit() error {
 func (f *Fault) newMaps() (*ebpf.Collection, error) {
 	spec := f.Spec.Copy()
 	clear(spec.Programs)
-	maps, err := ebpf.NewCollection(spec)
+	shared, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return nil, fmt.Errorf("making the maps of programs: %w", err)
 	}
-	return maps, nil
+	return shared, nil
 }
 
 // load loads the program of a hook.
-func (f *Fault) load(maps *ebpf.Collection, hook Hook) (*ebpf.Program, error) {
+func (f *Fault) load(shared *ebpf.Collection, hook Hook) (*ebpf.Program, error) {
 	spec := f.Spec.Programs[hook.Program].Copy()
+	constants, err := f.constants(hook)
+	if err != nil {
+		return nil, fmt.Errorf("configuring program %s: %w", hook.Program, err)
+	}
+	if constants != nil {
+		defer func() { _ = constants.Close() }() // the program has it
+	}
 	for i := range spec.Instructions {
 		ins := &spec.Instructions[i]
 		if !ins.IsLoadFromMap() {
 			continue
 		}
-		if err := ins.AssociateMap(maps.Maps[ins.Reference()]); err != nil {
+		m := shared.Maps[ins.Reference()]
+		if ins.Reference() == constantsMap && constants != nil {
+			m = constants
+		}
+		if err := ins.AssociateMap(m); err != nil {
 			return nil, fmt.Errorf("giving program %s map %s: %w", hook.Program, ins.Reference(), err)
 		}
 	}
@@ -169,10 +153,37 @@ func (f *Fault) load(maps *ebpf.Collection, hook Hook) (*ebpf.Program, error) {
 	})
 }
 
+// constantsMap holds what is volatile const in C.
+const constantsMap = ".rodata"
+
+// constants makes a map of them for a hook that has some of its own; nil for others.
+func (f *Fault) constants(hook Hook) (*ebpf.Map, error) {
+	if len(hook.Variables) == 0 {
+		return nil, nil
+	}
+	spec := f.Spec.Copy()
+	for name, value := range hook.Variables {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return nil, err
+		}
+	}
+	clear(spec.Programs)
+	maps.DeleteFunc(spec.Maps, func(name string, _ *ebpf.MapSpec) bool { return name != constantsMap })
+	collection, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, err
+	}
+	defer collection.Close()
+	return collection.DetachMap(constantsMap), nil
+}
+
 func attach(program *ebpf.Program, hook Hook) (l link.Link, err error) {
-	if program.Type() == ebpf.Kprobe {
+	switch program.Type() {
+	case ebpf.Kprobe:
 		l, err = link.Kprobe(hook.Function, program, nil)
-	} else {
+	case ebpf.LSM:
+		l, err = link.AttachLSM(link.LSMOptions{Program: program})
+	default:
 		l, err = link.AttachTracing(link.TracingOptions{Program: program, AttachType: ebpf.AttachModifyReturn})
 	}
 	if err != nil {

@@ -1,0 +1,171 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Programs at the hooks of the security modules by which the kernel asks whether a
+ * file may be used: as a module of their own (lsm), or in the place of the function
+ * that asks all of them (fmod_ret on security_*). Both have the same arguments and
+ * want a negative errno. Go loads one for each hook, by what its arguments are.
+ */
+#include "../include/failure.h"
+#include "path.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+enum {
+	COMMAND_SIZE = 16, /* TASK_COMM_LEN */
+	NAME_SIZE = 64,
+};
+
+struct fl_file_config {
+	struct fl_failure failure;
+	struct fl_layout layout;
+	struct fl_pattern pattern;
+};
+_Static_assert(sizeof(struct fl_file_config) == sizeof(struct fl_failure) + 56 + 40, "known to Go");
+
+volatile const struct fl_file_config fl_file_config;
+
+/* What a hook is for; Go sets it in each program. */
+struct fl_hook {
+	/* v1.FileOperation. */
+	__u32 operation;
+	/* Bits of the second argument, one of which has to be set; 0: any. */
+	__u32 mask;
+};
+
+volatile const struct fl_hook fl_hook;
+
+/* A sample of the calls that were hit. */
+struct fl_file_event {
+	__u64 time; /* CLOCK_BOOTTIME, ns */
+	__u64 cgroup; /* of the process */
+	__u64 inode;
+	__u32 pid;
+	__u32 operation;
+	__u32 error; /* errno; 0: it was only observed */
+	char command[COMMAND_SIZE];
+	/* Of the directory entry; a longer one is cut. */
+	char name[NAME_SIZE];
+	__u32 pad;
+};
+_Static_assert(sizeof(struct fl_file_event) == 120, "known to Go");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 64 * 1024);
+} fl_events SEC(".maps");
+
+static __always_inline void sample_file(const void *dentry, __u32 error, __u64 now)
+{
+	const volatile struct fl_layout *layout = &fl_file_config.layout;
+	struct fl_file_event *event = bpf_ringbuf_reserve(&fl_events, sizeof(*event), 0);
+	const void *inode;
+
+	if (!event)
+		return;
+	inode = inode_of(layout, dentry);
+	event->time = now;
+	event->cgroup = bpf_get_current_cgroup_id();
+	event->inode = inode ? load_word(inode + layout->inode_number) : 0;
+	event->pid = bpf_get_current_pid_tgid() >> 32;
+	event->operation = fl_hook.operation;
+	event->error = error;
+	event->pad = 0;
+	bpf_get_current_comm(event->command, sizeof(event->command));
+	event->name[0] = 0;
+	bpf_probe_read_kernel_str(event->name, sizeof(event->name),
+				  load_pointer(dentry + layout->dentry_name));
+	bpf_ringbuf_submit(event, 0);
+}
+
+/* The verifier wants to see that it is from -4095 to 0. */
+static __always_inline int negative(__u32 error)
+{
+	__u64 result = error & ERRNO_MAX;
+
+	asm volatile("r0 = 0\n\tr0 -= %0\n\t%0 = r0" : "+r"(result) : : "r0");
+	return (int)result;
+}
+
+/* Decides about one of two files, the second of which may be 0. */
+static __always_inline int decide(const void *dentry, const void *other)
+{
+	const volatile struct fl_file_config *config = &fl_file_config;
+	__u64 now, start = concerned(&config->failure, &now);
+	enum fl_match match;
+	__u32 error;
+	int sampled;
+
+	if (!start)
+		return 0;
+	match = match_path(&config->layout, &config->pattern, dentry, other);
+	if (match == ELSEWHERE)
+		return 0;
+	if (match == TOO_LONG) {
+		count(chosen);
+		return 0;
+	}
+	error = decide_failure(&config->failure, start, now, &sampled);
+	if (sampled)
+		sample_file(dentry, error, now);
+	if (!error)
+		return 0;
+	count(hit);
+	return negative(error);
+}
+
+/* (struct file *, ...); there is none where memory of no file is mapped. */
+static __always_inline int decide_file(const __u64 *arguments)
+{
+	const void *file = (const void *)arguments[0];
+
+	if (!file)
+		return 0;
+	return decide(load_pointer(file + fl_file_config.layout.file_dentry), 0);
+}
+
+/* (struct file *, int mask) */
+static __always_inline int decide_access(const __u64 *arguments)
+{
+	if (!(arguments[1] & fl_hook.mask))
+		return 0;
+	return decide_file(arguments);
+}
+
+/* (const struct path *, ...) */
+static __always_inline int decide_path(const __u64 *arguments)
+{
+	const void *path = (const void *)arguments[0];
+
+	return decide(load_pointer(path + fl_file_config.layout.path_dentry), 0);
+}
+
+#define AT_HOOKS(name, body)                     \
+	SEC("lsm/" #name)                        \
+	int fl_lsm_##name(const __u64 *arguments) \
+	{                                        \
+		return body;                     \
+	}                                        \
+	SEC("fmod_ret/" #name)                   \
+	int fl_mod_##name(const __u64 *arguments) \
+	{                                        \
+		return body;                     \
+	}
+
+AT_HOOKS(file, decide_file(arguments))
+AT_HOOKS(access, decide_access(arguments))
+AT_HOOKS(path, decide_path(arguments))
+/* (struct dentry *) */
+AT_HOOKS(entry, decide((const void *)arguments[0], 0))
+/* (struct inode *dir, struct dentry *, ...) */
+AT_HOOKS(child, decide((const void *)arguments[1], 0))
+/*
+ * The second one is read and not taken, so that it is a number and no pointer to the
+ * verifier, which lets no bits of a pointer be set.
+ *
+ * (struct dentry *old, struct inode *dir, struct dentry *new, ...)
+ */
+AT_HOOKS(link, decide((const void *)arguments[0], load_pointer(&arguments[2])))
+/* (struct inode *old_dir, struct dentry *old, struct inode *new_dir, struct dentry *new, ...) */
+AT_HOOKS(rename, decide((const void *)arguments[1], load_pointer(&arguments[3])))

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What the faults have in common that let calls of the target's tasks fail. */
+#pragma once
+
+#include "dice.h"
+#include "lease.h"
+#include "order.h"
+#include "stats.h"
+#include "task.h"
+
+enum {
+	ERRORS_MAX = 8,
+	ERRNO_MAX = 4095,
+};
+
+/* One errno of several. */
+struct fl_error {
+	/* A random number below this, and not below that of the one before, is its
+	 * own; parts of 2^32. */
+	__u64 below;
+	__u32 error; /* errno, above 0 */
+	__u32 pad;
+};
+
+struct fl_failure {
+	struct fl_dice dice;
+	struct fl_target target;
+	struct fl_error errors[ERRORS_MAX];
+	__u32 errors_used;
+	/* Count what would be hit, hit nothing. */
+	__u32 observe;
+};
+_Static_assert(sizeof(struct fl_failure) == 120 + 8 + ERRORS_MAX * 16 + 8, "known to Go");
+
+/*
+ * Returns when the fault began if the current task is of its target, else 0. *now is
+ * CLOCK_BOOTTIME.
+ */
+static __always_inline __u64 concerned(const volatile struct fl_failure *failure, __u64 *now)
+{
+	__u64 start = lease_start(now);
+
+	return start && runs_in(&failure->target) ? start : 0;
+}
+
+static __always_inline __u32 choose_error(const volatile struct fl_failure *failure,
+					  __u64 ordinal)
+{
+	__u64 random;
+
+	if (failure->errors_used <= 1)
+		return failure->errors[0].error;
+	random = random_at(failure->dice.seed, ordinal, STREAM_MODEL);
+	for (int i = 0; i < ERRORS_MAX; i++)
+		if (random < failure->errors[i].below)
+			return failure->errors[i].error;
+	return failure->errors[0].error;
+}
+
+/*
+ * Decides about a call that matches, of a task that is concerned: 0, or the errno
+ * with which it fails. Who lets it fail counts it as hit. *sampled is told.
+ */
+static __always_inline __u32 decide_failure(const volatile struct fl_failure *failure,
+					    __u64 start, __u64 now, int *sampled)
+{
+	enum fl_throw thrown;
+	__u64 ordinal;
+
+	*sampled = 0;
+	if (!pulse_is_on(&failure->dice, now - start))
+		return 0;
+	count(matched);
+	thrown = throw_next(&failure->dice, now - start, failure->errors_used > 1, &ordinal);
+	if (thrown == THROW_PASS)
+		return 0;
+	count(chosen);
+	if (thrown == THROW_MISS)
+		return 0;
+	*sampled = sample_is_due(now);
+	return failure->observe ? 0 : choose_error(failure, ordinal);
+}

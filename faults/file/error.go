@@ -1,0 +1,279 @@
+package file
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+
+	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/bpf/files"
+	"faultline.dev/faultline/faults/check"
+	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/kernel"
+	"faultline.dev/faultline/faults/tracing"
+)
+
+// The mechanisms.
+const (
+	mechanismLSM    = "lsm"
+	mechanismModify = "fmod_ret_security"
+)
+
+// Error is fileError: operations on files that fail and are not carried out.
+func Error() fault.Kind {
+	return fault.Kind{
+		Name:    "fileError",
+		Summary: "open, read, write, mmap, stat, unlink, rename and others fail with an errno, by path",
+		Scope:   fault.ScopeCgroup,
+		Mechanisms: []fault.Mechanism{
+			{
+				Name:    mechanismLSM,
+				Summary: "programs that the kernel asks as a security module; not for FSYNC",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.LSM, kernel.RingBuf},
+			},
+			{
+				Name:    mechanismModify,
+				Summary: "fmod_ret on the functions that ask all security modules; not for FSYNC",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.FmodRetSecurity, kernel.RingBuf},
+			},
+		},
+		Example: `target: {systemdUnit: checkout.service}
+fileError: {operations: [OPEN, WRITE], path: /var/lib/checkout/**, errno: EIO}
+rate: {probability: 0.1}
+duration: 60s`,
+		Validate: validateError,
+		Plan:     planError,
+	}
+}
+
+func validateError(spec *v1.Fault) []fault.Problem {
+	file := spec.GetFileError()
+	p := check.Problems{Prefix: "fileError"}
+	validateWhere(&p, file)
+	switch {
+	case len(file.GetErrnos()) == 0:
+		p.Errno("errno", file.GetErrno())
+	case file.GetErrno() != "":
+		p.Add("errnos", "errno and errnos exclude each other; give one")
+	}
+	for i, one := range file.GetErrnos() {
+		p.Errno(fmt.Sprintf("errnos[%d].errno", i), one.GetErrno())
+		if one.GetWeight() == 0 {
+			p.Add(fmt.Sprintf("errnos[%d].weight", i), "is missing or 0; give how often it is chosen beside the others, at least 1")
+		}
+	}
+	if n := len(file.GetErrnos()); n > tracing.ErrorsMax {
+		p.Add("errnos", "are %d; at most %d are allowed", n, tracing.ErrorsMax)
+	}
+	p.NoFilter(spec, "fileError")
+	return p.List()
+}
+
+// errorPlan is what a fileError is planned from.
+type errorPlan struct {
+	req     fault.Request
+	spec    *v1.FileError
+	where   *where
+	failure tracing.Failure
+}
+
+func planError(ctx context.Context, req fault.Request) (*fault.Plan, error) {
+	p := &errorPlan{req: req, spec: req.Spec.GetFileError()}
+	if req.Spec.GetPersistence() == v1.Fault_PINNED {
+		return nil, fmt.Errorf("persistence PINNED of fileError is %w; leave it out", fault.ErrNotBuilt)
+	}
+	if slices.Contains(p.spec.GetOperations(), v1.FileOperation_FSYNC) {
+		return nil, fmt.Errorf("operation FSYNC of fileError is %w; syscallError with calls fsync and fdatasync does it for all files", fault.ErrNotBuilt)
+	}
+	errnos := []tracing.Errno{{Name: p.spec.GetErrno(), Weight: 1}}
+	if len(p.spec.GetErrnos()) > 0 {
+		errnos = nil
+		for _, e := range p.spec.GetErrnos() {
+			errnos = append(errnos, tracing.Errno{Name: e.GetErrno(), Weight: e.GetWeight()})
+		}
+	}
+	var err error
+	if p.failure, err = tracing.NewFailure(req, errnos...); err != nil {
+		return nil, err
+	}
+	if p.where, err = locate(p.spec.GetPath(), req.Cgroups); err != nil {
+		return nil, err
+	}
+	ladder := []string{mechanismLSM, mechanismModify}
+	var refusals []error
+	for {
+		mechanism, err := fault.Choose(ctx, req, Error(), ladder...)
+		if err != nil {
+			return nil, errors.Join(append([]error{err}, refusals...)...)
+		}
+		programs, err := p.programs(ctx, mechanism)
+		if err == nil {
+			return p.finish(mechanism, programs)
+		}
+		if !errors.Is(err, fault.ErrUnavailable) {
+			return nil, err
+		}
+		refusals = append(refusals, err)
+		ladder = ladder[slices.Index(ladder, mechanism)+1:]
+		if len(ladder) == 0 || req.Spec.GetMechanism() == mechanism {
+			return nil, errors.Join(refusals...)
+		}
+	}
+}
+
+// programs are those that a mechanism puts in place. The error is ErrUnavailable where
+// the kernel does not take one.
+func (p *errorPlan) programs(ctx context.Context, mechanism string) (*tracing.Fault, error) {
+	load := files.LoadObjects
+	if !p.req.Prober.Probe(ctx, kernel.AtomicFetch).OK() {
+		load = files.LoadOldObjects
+	}
+	spec, err := load()
+	if err != nil {
+		return nil, err
+	}
+	layout, err := readLayout()
+	if err != nil {
+		return nil, err
+	}
+	config := fileConfig{Failure: p.failure, Layout: layout, Pattern: p.where.matcher.pattern}
+	if err := spec.Variables[files.ObjectsVarFlFileConfig].Set(config); err != nil {
+		return nil, fmt.Errorf("configuring programs: %w", err)
+	}
+	f := &tracing.Fault{
+		Spec: spec, Cgroups: p.req.Cgroups, Observe: p.req.Observe, Keep: p.keep, Decode: p.decode,
+	}
+	if f.Hooks, err = p.hooks(mechanism); err != nil {
+		return nil, err
+	}
+	refused, err := f.Try()
+	if err != nil {
+		return nil, err
+	}
+	for function, why := range refused {
+		answer := kernel.AnswerOf(why)
+		return nil, fmt.Errorf("fileError is %w: %s: %s: %s", fault.ErrUnavailable, mechanism, function, answer.Reason)
+	}
+	return f, nil
+}
+
+// fileConfig is struct fl_file_config.
+type fileConfig struct {
+	Failure tracing.Failure
+	Layout  layout
+	Pattern pattern
+}
+
+// hookConfig is struct fl_hook.
+type hookConfig struct{ Operation, Mask uint32 }
+
+// hooks are those of the operations.
+func (p *errorPlan) hooks(mechanism string) (list []tracing.Hook, err error) {
+	prefix := "bpf_lsm_"
+	if mechanism == mechanismModify {
+		prefix = "security_"
+	}
+	var names []string
+	for _, operation := range p.spec.GetOperations() {
+		for _, hook := range hooks[operation] {
+			names = append(names, prefix+hook.name)
+		}
+	}
+	ids, err := kernel.FunctionIDs(names)
+	if err != nil {
+		return nil, err
+	}
+	for _, operation := range p.spec.GetOperations() {
+		for _, hook := range hooks[operation] {
+			id, found := ids[prefix+hook.name]
+			if !found && hook.newer {
+				continue
+			}
+			if !found {
+				return nil, fmt.Errorf("fileError is %w: %s: operation %s needs %s, which this kernel does not have", fault.ErrUnavailable, mechanism, operation, prefix+hook.name)
+			}
+			program := hook.shape.lsm
+			if mechanism == mechanismModify {
+				program = hook.shape.modify
+			}
+			list = append(list, tracing.Hook{
+				Function: prefix + hook.name, ID: id, Program: program, Name: strings.ToLower(operation.String()),
+				Alone:     mechanism == mechanismModify,
+				Variables: map[string]any{files.ObjectsVarFlHook: hookConfig{uint32(operation), hook.mask}},
+			})
+		}
+	}
+	return list, nil
+}
+
+// keep tells the programs what names are matched with, and which directories lead to
+// files of the pattern: mounts and views come and go.
+func (p *errorPlan) keep(maps map[string]*ebpf.Map) error {
+	if err := maps[files.ObjectsMapFlCharacters].Put(uint32(0), p.where.matcher.characters); err != nil {
+		return fmt.Errorf("writing the pattern: %w", err)
+	}
+	wanted, err := p.where.anchors(p.req.Cgroups)
+	if err != nil {
+		return err
+	}
+	anchors := maps[files.ObjectsMapFlAnchors]
+	var at place
+	var set uint32
+	var gone []place
+	for entries := anchors.Iterate(); entries.Next(&at, &set); {
+		if wanted[at] == 0 {
+			gone = append(gone, at)
+		}
+	}
+	for at, set := range wanted {
+		if err := anchors.Put(at, set); err != nil {
+			return fmt.Errorf("writing a directory: %w", err)
+		}
+	}
+	for _, at := range gone {
+		if err := anchors.Delete(at); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("removing a directory: %w", err)
+		}
+	}
+	return nil
+}
+
+// finish lists the changes.
+func (p *errorPlan) finish(mechanism string, programs *tracing.Fault) (*fault.Plan, error) {
+	// What can't be told apart is refused here and not when it is injected.
+	if _, err := p.where.anchors(p.req.Cgroups); err != nil {
+		return nil, err
+	}
+	out := &fault.Plan{Mechanism: mechanism, Summary: p.summary(), Inject: programs.Inject}
+	for _, hook := range programs.Hooks {
+		out.Changes = append(out.Changes, &v1.Change{
+			Object: "function " + hook.Function,
+			Action: fmt.Sprintf("attach program %s (%s)", hook.Program, mechanism),
+			Undo:   "kernel (the link ends with the process)",
+		})
+	}
+	return out, nil
+}
+
+func (p *errorPlan) summary() string {
+	var operations []string
+	for _, o := range p.spec.GetOperations() {
+		operations = append(operations, o.String())
+	}
+	errno := p.spec.GetErrno()
+	for i, e := range p.spec.GetErrnos() {
+		if i > 0 {
+			errno += " or "
+		}
+		errno += fmt.Sprintf("%s (%d)", e.GetErrno(), e.GetWeight())
+	}
+	text := fmt.Sprintf("%s of %s fail with %s", strings.Join(operations, ", "), p.spec.GetPath(), errno)
+	if p.req.Observe {
+		return "only count: " + text
+	}
+	return text
+}
