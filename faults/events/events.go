@@ -2,6 +2,8 @@
 package events
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -77,6 +79,17 @@ func (s *Sampler) Close() error {
 		return nil
 	}
 	return err
+}
+
+// Decoder makes events of what a program writes as a struct T.
+func Decoder[T any](event func(*T) *v1.Event) func([]byte) *v1.Event {
+	return func(sample []byte) *v1.Event {
+		var raw T
+		if binary.Read(bytes.NewReader(sample), binary.NativeEndian, &raw) != nil {
+			return nil
+		}
+		return event(&raw)
+	}
 }
 
 // At is the wall-clock time of a moment of CLOCK_BOOTTIME in nanoseconds.

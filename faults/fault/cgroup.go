@@ -56,6 +56,22 @@ func (c Cgroup) Processes() ([]int, error) {
 	return slices.Sorted(maps.Keys(pids)), nil
 }
 
+// Processes returns those of all cgroups that are not gone.
+func Processes(cgroups []Cgroup) (pids []int, err error) {
+	for _, c := range cgroups {
+		list, err := c.Processes()
+		if errors.Is(err, ErrGone) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		pids = append(pids, list...)
+	}
+	slices.Sort(pids)
+	return slices.Compact(pids), nil
+}
+
 // collect adds the processes of the cgroup behind a descriptor and of its
 // descendants. One that is gone has none.
 func collect(dir int, pids map[int]bool) error {

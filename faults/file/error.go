@@ -12,6 +12,7 @@ import (
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/files"
 	"faultline.dev/faultline/faults/check"
+	"faultline.dev/faultline/faults/events"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/tracing"
@@ -103,26 +104,21 @@ func planError(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if p.where, err = locate(p.spec.GetPath(), req.Cgroups); err != nil {
 		return nil, err
 	}
-	ladder := []string{mechanismLSM, mechanismModify}
-	var refusals []error
-	for {
-		mechanism, err := fault.Choose(ctx, req, Error(), ladder...)
-		if err != nil {
-			return nil, errors.Join(append([]error{err}, refusals...)...)
-		}
-		programs, err := p.programs(ctx, mechanism)
-		if err == nil {
-			return p.finish(mechanism, programs)
-		}
-		if !errors.Is(err, fault.ErrUnavailable) {
-			return nil, err
-		}
-		refusals = append(refusals, err)
-		ladder = ladder[slices.Index(ladder, mechanism)+1:]
-		if len(ladder) == 0 || req.Spec.GetMechanism() == mechanism {
-			return nil, errors.Join(refusals...)
-		}
+	mechanism, programs, err := tracing.Choose(ctx, req, Error(), []string{mechanismLSM, mechanismModify},
+		func(mechanism string) (*tracing.Fault, error) { return p.programs(ctx, mechanism) })
+	if err != nil {
+		return nil, err
 	}
+	// What can't be told apart is refused here and not when it is injected.
+	if _, err := p.where.anchors(req.Cgroups); err != nil {
+		return nil, err
+	}
+	return &fault.Plan{
+		Mechanism: mechanism,
+		Summary:   p.summary(),
+		Changes:   programs.Changes(mechanism),
+		Inject:    programs.Inject,
+	}, nil
 }
 
 // programs are those that a mechanism puts in place. The error is ErrUnavailable where
@@ -145,7 +141,7 @@ func (p *errorPlan) programs(ctx context.Context, mechanism string) (*tracing.Fa
 		return nil, fmt.Errorf("configuring programs: %w", err)
 	}
 	f := &tracing.Fault{
-		Spec: spec, Cgroups: p.req.Cgroups, Observe: p.req.Observe, Keep: p.keep, Decode: p.decode,
+		Spec: spec, Cgroups: p.req.Cgroups, Observe: p.req.Observe, Keep: p.keep, Decode: events.Decoder((*fileEvent).event),
 	}
 	if f.Hooks, err = p.hooks(mechanism); err != nil {
 		return nil, err
@@ -240,23 +236,6 @@ func (p *errorPlan) keep(maps map[string]*ebpf.Map) error {
 		}
 	}
 	return nil
-}
-
-// finish lists the changes.
-func (p *errorPlan) finish(mechanism string, programs *tracing.Fault) (*fault.Plan, error) {
-	// What can't be told apart is refused here and not when it is injected.
-	if _, err := p.where.anchors(p.req.Cgroups); err != nil {
-		return nil, err
-	}
-	out := &fault.Plan{Mechanism: mechanism, Summary: p.summary(), Inject: programs.Inject}
-	for _, hook := range programs.Hooks {
-		out.Changes = append(out.Changes, &v1.Change{
-			Object: "function " + hook.Function,
-			Action: fmt.Sprintf("attach program %s (%s)", hook.Program, mechanism),
-			Undo:   "kernel (the link ends with the process)",
-		})
-	}
-	return out, nil
 }
 
 func (p *errorPlan) summary() string {

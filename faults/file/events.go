@@ -1,9 +1,6 @@
 package file
 
 import (
-	"bytes"
-	"encoding/binary"
-
 	"golang.org/x/sys/unix"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
@@ -23,21 +20,17 @@ type fileEvent struct {
 	_         uint32
 }
 
-func (p *errorPlan) decode(sample []byte) *v1.Event {
-	var raw fileEvent
-	if binary.Read(bytes.NewReader(sample), binary.NativeEndian, &raw) != nil {
-		return nil
-	}
+func (e *fileEvent) event() *v1.Event {
 	event := &v1.Event{
-		Time:     events.At(raw.Time),
-		What:     v1.FileOperation(raw.Operation).String(),
-		Pid:      int32(raw.PID),
-		Command:  unix.ByteSliceToString(raw.Command[:]),
-		Path:     unix.ByteSliceToString(raw.Name[:]),
-		CgroupId: raw.Cgroup,
+		Time:     events.At(e.Time),
+		What:     v1.FileOperation(e.Operation).String(),
+		Pid:      int32(e.PID),
+		Command:  unix.ByteSliceToString(e.Command[:]),
+		Path:     unix.ByteSliceToString(e.Name[:]),
+		CgroupId: e.Cgroup,
 	}
-	if raw.Error != 0 {
-		event.Errno = unix.ErrnoName(unix.Errno(raw.Error))
+	if e.Error != 0 {
+		event.Errno = unix.ErrnoName(unix.Errno(e.Error))
 	}
 	return event
 }

@@ -25,29 +25,24 @@ type view struct {
 // viewsOf returns the views of the processes of cgroups, each once; this process's own
 // where they have no processes.
 func viewsOf(cgroups []fault.Cgroup) ([]view, error) {
+	pids, err := fault.Processes(cgroups)
+	if err != nil {
+		return nil, err
+	}
 	var views []view
 	seen := map[string]bool{}
-	for _, cgroup := range cgroups {
-		pids, err := cgroup.Processes()
-		if errors.Is(err, fault.ErrGone) {
-			continue
+	for _, pid := range pids {
+		v := view{filepath.Join("/proc", strconv.Itoa(pid))}
+		key, err := v.key()
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue // it has ended
 		}
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("looking at the file tree of process %d: %w", pid, err)
 		}
-		for _, pid := range pids {
-			v := view{filepath.Join("/proc", strconv.Itoa(pid))}
-			key, err := v.key()
-			if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-				continue // it has ended
-			}
-			if err != nil {
-				return nil, fmt.Errorf("looking at the file tree of process %d: %w", pid, err)
-			}
-			if !seen[key] {
-				seen[key] = true
-				views = append(views, v)
-			}
+		if !seen[key] {
+			seen[key] = true
+			views = append(views, v)
 		}
 	}
 	if len(views) == 0 {

@@ -1,8 +1,6 @@
 package network
 
 import (
-	"bytes"
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 
@@ -26,13 +24,7 @@ type packetEvent struct {
 	_           [4]uint8
 }
 
-func decodeEvent(sample []byte) *v1.Event {
-	var raw packetEvent
-	if binary.Read(bytes.NewReader(sample), binary.NativeEndian, &raw) != nil {
-		return nil
-	}
-	return raw.event()
-}
+var decodeEvent = events.Decoder((*packetEvent).event)
 
 func (e *packetEvent) event() *v1.Event {
 	source := netip.AddrPortFrom(netip.AddrFrom16(e.Source).Unmap(), e.SourcePort)

@@ -2,7 +2,6 @@ package syscall
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/syscalls"
 	"faultline.dev/faultline/faults/check"
+	"faultline.dev/faultline/faults/events"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/tracing"
@@ -92,43 +92,17 @@ func planError(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if p.failure, err = tracing.NewFailure(req, tracing.Errno{Name: p.spec.GetErrno(), Weight: 1}); err != nil {
 		return nil, err
 	}
-	ladder := []string{mechanismModify, mechanismOverride}
-	var refusals []string
-	for {
-		mechanism, err := fault.Choose(ctx, req, Error(), ladder...)
-		if err != nil {
-			return nil, errors.Join(append([]error{err}, refused(refusals)...)...)
-		}
-		p.left, p.is32 = nil, map[string]bool{}
-		programs, err := p.programs(ctx, mechanism)
-		if err != nil {
-			return nil, err
-		}
-		refusal, err := p.refusal(mechanism, programs)
-		if err != nil {
-			return nil, err
-		}
-		if refusal == "" {
-			return p.finish(mechanism, programs)
-		}
-		refusals = append(refusals, refusal)
-		ladder = ladder[slices.Index(ladder, mechanism)+1:]
-		if len(ladder) == 0 || req.Spec.GetMechanism() == mechanism {
-			return nil, errors.Join(refused(refusals)...)
-		}
+	mechanism, programs, err := tracing.Choose(ctx, req, Error(), []string{mechanismModify, mechanismOverride},
+		func(mechanism string) (*tracing.Fault, error) { return p.programs(ctx, mechanism) })
+	if err != nil {
+		return nil, err
 	}
-}
-
-// refused makes errors of what the kernel does not take.
-func refused(texts []string) (list []error) {
-	for _, text := range texts {
-		list = append(list, fmt.Errorf("syscallError is %w: %s", fault.ErrUnavailable, text))
-	}
-	return list
+	return p.finish(mechanism, programs)
 }
 
 // programs are those that a mechanism puts in place.
 func (p *errorPlan) programs(ctx context.Context, mechanism string) (*tracing.Fault, error) {
+	p.left, p.is32 = nil, map[string]bool{}
 	find, at := lookup(inTypes), modifying
 	switch {
 	case mechanism == mechanismOverride:
@@ -153,22 +127,22 @@ func (p *errorPlan) programs(ctx context.Context, mechanism string) (*tracing.Fa
 		return nil, fmt.Errorf("configuring programs: %w", err)
 	}
 	f := &tracing.Fault{
-		Spec: spec, Cgroups: p.req.Cgroups, Observe: p.req.Observe, Decode: p.decode,
+		Spec: spec, Cgroups: p.req.Cgroups, Observe: p.req.Observe, Decode: events.Decoder((*callEvent).event),
 	}
 	for _, fn := range functions {
 		p.is32[fn.name] = fn.is32
 		f.Hooks = append(f.Hooks, at(fn)...)
 	}
-	return f, nil
+	return f, p.prune(mechanism, f)
 }
 
-// refusal says which calls the kernel does not let a mechanism answer; "" when it
-// does all of them. Functions for 32-bit processes alone can be done without: those
-// that the kernel does not give are left out, with a warning.
-func (p *errorPlan) refusal(mechanism string, programs *tracing.Fault) (string, error) {
+// prune returns ErrUnavailable with the calls that the kernel does not let a mechanism
+// answer. Functions for 32-bit processes alone can be done without: those that the
+// kernel does not give are left out, with a warning.
+func (p *errorPlan) prune(mechanism string, programs *tracing.Fault) error {
 	refused, err := programs.Try()
 	if err != nil {
-		return "", err
+		return err
 	}
 	var texts []string
 	told := map[string]bool{}
@@ -194,12 +168,12 @@ func (p *errorPlan) refusal(mechanism string, programs *tracing.Fault) (string, 
 		return false
 	})
 	if len(texts) == 0 {
-		return "", nil
+		return nil
 	}
-	return mechanism + ": " + strings.Join(texts, "; "), nil
+	return fmt.Errorf("syscallError is %w: %s: %s", fault.ErrUnavailable, mechanism, strings.Join(texts, "; "))
 }
 
-// finish lists the changes.
+// finish adds what is said and claimed.
 func (p *errorPlan) finish(mechanism string, programs *tracing.Fault) (*fault.Plan, error) {
 	warnings, err := p.warnings()
 	if err != nil {
@@ -208,21 +182,14 @@ func (p *errorPlan) finish(mechanism string, programs *tracing.Fault) (*fault.Pl
 	for _, text := range p.left {
 		warnings = append(warnings, "not hit: "+text)
 	}
-	out := &fault.Plan{
+	return &fault.Plan{
 		Mechanism: mechanism,
 		Summary:   p.summary(),
+		Changes:   programs.Changes(mechanism),
 		Warnings:  warnings,
 		Claims:    []fault.Claim{Calls{Cgroups: p.req.Cgroups, Names: p.spec.GetCalls(), InTurn: mechanism == mechanismModify}},
 		Inject:    programs.Inject,
-	}
-	for _, hook := range programs.Hooks {
-		out.Changes = append(out.Changes, &v1.Change{
-			Object: "function " + hook.Function,
-			Action: fmt.Sprintf("attach program %s (%s)", hook.Program, mechanism),
-			Undo:   "kernel (the link ends with the process)",
-		})
-	}
-	return out, nil
+	}, nil
 }
 
 func (p *errorPlan) summary() string {

@@ -1,8 +1,6 @@
 package syscall
 
 import (
-	"bytes"
-	"encoding/binary"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -23,21 +21,17 @@ type callEvent struct {
 	Error   uint32
 }
 
-func (p *errorPlan) decode(sample []byte) *v1.Event {
-	var raw callEvent
-	if binary.Read(bytes.NewReader(sample), binary.NativeEndian, &raw) != nil {
-		return nil
-	}
+func (e *callEvent) event() *v1.Event {
 	arch := runtime.GOARCH
-	if abi, _ := kernel.Syscalls(); raw.Entry != 0 {
+	if abi, _ := kernel.Syscalls(); e.Entry != 0 {
 		arch = abi.Arch32
 	}
 	return &v1.Event{
-		Time:     events.At(raw.Time),
-		What:     callName(arch, raw.Number),
-		Pid:      int32(raw.PID),
-		Command:  unix.ByteSliceToString(raw.Command[:]),
-		Errno:    unix.ErrnoName(unix.Errno(raw.Error)),
-		CgroupId: raw.Cgroup,
+		Time:     events.At(e.Time),
+		What:     callName(arch, e.Number),
+		Pid:      int32(e.PID),
+		Command:  unix.ByteSliceToString(e.Command[:]),
+		Errno:    unix.ErrnoName(unix.Errno(e.Error)),
+		CgroupId: e.Cgroup,
 	}
 }

@@ -1,7 +1,6 @@
 package syscall
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -76,21 +75,13 @@ func (p *errorPlan) named(list []string) (found []string) {
 
 // ringUsers lists the processes of cgroups that have an io_uring.
 func ringUsers(cgroups []fault.Cgroup) (users []string, err error) {
-	for _, cgroup := range cgroups {
-		pids, err := cgroup.Processes()
-		if errors.Is(err, fault.ErrGone) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, pid := range pids {
-			if name := strconv.Itoa(pid); hasRing(name) && !slices.Contains(users, name) {
-				users = append(users, name)
-			}
+	pids, err := fault.Processes(cgroups)
+	for _, pid := range pids {
+		if name := strconv.Itoa(pid); hasRing(name) {
+			users = append(users, name)
 		}
 	}
-	return users, nil
+	return users, err
 }
 
 // hasRing looks at the descriptors of a process; one that has ended, or may not be
