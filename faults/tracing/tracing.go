@@ -74,9 +74,14 @@ func (f *Fault) Try() (map[string]error, error) {
 	}
 	defer shared.Close()
 	refused := map[string]error{}
+	type pair struct{ function, program string }
+	tried := map[pair]bool{}
 	for _, hook := range f.Hooks {
-		if err := f.try(shared, hook); err != nil {
-			refused[hook.Function] = err
+		if one := (pair{hook.Function, hook.Program}); !tried[one] {
+			tried[one] = true
+			if err := f.try(shared, hook); err != nil {
+				refused[hook.Function] = err
+			}
 		}
 	}
 	return refused, nil
