@@ -22,7 +22,7 @@ struct fl_file_config {
 	struct fl_layout layout;
 	struct fl_pattern pattern;
 };
-_Static_assert(sizeof(struct fl_file_config) == sizeof(struct fl_failure) + 56 + 40, "known to Go");
+_Static_assert(sizeof(struct fl_file_config) == sizeof(struct fl_failure) + 80 + 40, "known to Go");
 
 volatile const struct fl_file_config fl_file_config;
 
@@ -139,6 +139,39 @@ static __always_inline int decide_path(const __u64 *arguments)
 	const void *path = (const void *)arguments[0];
 
 	return decide(load_pointer(path + fl_file_config.layout.path_dentry), 0);
+}
+
+/*
+ * A system call whose first argument is a descriptor, at the call's function: for what
+ * no hook is asked. It returns a long, as in bpf/syscalls.
+ */
+static __always_inline long decide_descriptor(const __u64 *arguments, int entry)
+{
+	const volatile struct fl_layout *layout = &fl_file_config.layout;
+	const void *registers = (const void *)arguments[0], *table, *file;
+	__u32 descriptor = load_half(registers + layout->descriptor[entry]);
+
+	table = load_pointer((const void *)bpf_get_current_task() + layout->task_files);
+	table = load_pointer(table + layout->files_table);
+	if (descriptor >= load_half(table + layout->table_size))
+		return 0;
+	file = load_pointer(load_pointer(table + layout->table_files) +
+			    (__u64)descriptor * sizeof(file));
+	if (!file)
+		return 0;
+	return decide(load_pointer(file + layout->file_dentry), 0);
+}
+
+SEC("fmod_ret/native")
+long fl_descriptor(const __u64 *arguments)
+{
+	return decide_descriptor(arguments, 0);
+}
+
+SEC("fmod_ret/compat")
+long fl_descriptor_32(const __u64 *arguments)
+{
+	return decide_descriptor(arguments, 1);
 }
 
 #define AT_HOOKS(name, body)                     \

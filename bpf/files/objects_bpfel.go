@@ -71,6 +71,11 @@ type ObjectsFlFileConfig struct {
 		InodeLinks   uint32
 		InodeAliases uint32
 		SbDevice     uint32
+		TaskFiles    uint32
+		FilesTable   uint32
+		TableSize    uint32
+		TableFiles   uint32
+		Descriptor   [2]uint32
 		Pad          uint32
 	}
 	Pattern struct {
@@ -118,31 +123,33 @@ type ObjectsFlStats struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ObjectsMapFlAnchors    = "fl_anchors"
-	ObjectsMapFlCgroups    = "fl_cgroups"
-	ObjectsMapFlCharacters = "fl_characters"
-	ObjectsMapFlEvents     = "fl_events"
-	ObjectsMapFlLease      = "fl_lease"
-	ObjectsMapFlOrder      = "fl_order"
-	ObjectsMapFlSampled    = "fl_sampled"
-	ObjectsMapFlStats      = "fl_stats"
-	ObjectsMapFlTargets    = "fl_targets"
-	ObjectsProgFlLsmAccess = "fl_lsm_access"
-	ObjectsProgFlLsmChild  = "fl_lsm_child"
-	ObjectsProgFlLsmEntry  = "fl_lsm_entry"
-	ObjectsProgFlLsmFile   = "fl_lsm_file"
-	ObjectsProgFlLsmLink   = "fl_lsm_link"
-	ObjectsProgFlLsmPath   = "fl_lsm_path"
-	ObjectsProgFlLsmRename = "fl_lsm_rename"
-	ObjectsProgFlModAccess = "fl_mod_access"
-	ObjectsProgFlModChild  = "fl_mod_child"
-	ObjectsProgFlModEntry  = "fl_mod_entry"
-	ObjectsProgFlModFile   = "fl_mod_file"
-	ObjectsProgFlModLink   = "fl_mod_link"
-	ObjectsProgFlModPath   = "fl_mod_path"
-	ObjectsProgFlModRename = "fl_mod_rename"
-	ObjectsVarFlFileConfig = "fl_file_config"
-	ObjectsVarFlHook       = "fl_hook"
+	ObjectsMapFlAnchors       = "fl_anchors"
+	ObjectsMapFlCgroups       = "fl_cgroups"
+	ObjectsMapFlCharacters    = "fl_characters"
+	ObjectsMapFlEvents        = "fl_events"
+	ObjectsMapFlLease         = "fl_lease"
+	ObjectsMapFlOrder         = "fl_order"
+	ObjectsMapFlSampled       = "fl_sampled"
+	ObjectsMapFlStats         = "fl_stats"
+	ObjectsMapFlTargets       = "fl_targets"
+	ObjectsProgFlDescriptor   = "fl_descriptor"
+	ObjectsProgFlDescriptor32 = "fl_descriptor_32"
+	ObjectsProgFlLsmAccess    = "fl_lsm_access"
+	ObjectsProgFlLsmChild     = "fl_lsm_child"
+	ObjectsProgFlLsmEntry     = "fl_lsm_entry"
+	ObjectsProgFlLsmFile      = "fl_lsm_file"
+	ObjectsProgFlLsmLink      = "fl_lsm_link"
+	ObjectsProgFlLsmPath      = "fl_lsm_path"
+	ObjectsProgFlLsmRename    = "fl_lsm_rename"
+	ObjectsProgFlModAccess    = "fl_mod_access"
+	ObjectsProgFlModChild     = "fl_mod_child"
+	ObjectsProgFlModEntry     = "fl_mod_entry"
+	ObjectsProgFlModFile      = "fl_mod_file"
+	ObjectsProgFlModLink      = "fl_mod_link"
+	ObjectsProgFlModPath      = "fl_mod_path"
+	ObjectsProgFlModRename    = "fl_mod_rename"
+	ObjectsVarFlFileConfig    = "fl_file_config"
+	ObjectsVarFlHook          = "fl_hook"
 )
 
 // LoadObjects returns the embedded CollectionSpec for Objects.
@@ -187,20 +194,22 @@ type ObjectsSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsProgramSpecs struct {
-	FlLsmAccess *ebpf.ProgramSpec `ebpf:"fl_lsm_access"`
-	FlLsmChild  *ebpf.ProgramSpec `ebpf:"fl_lsm_child"`
-	FlLsmEntry  *ebpf.ProgramSpec `ebpf:"fl_lsm_entry"`
-	FlLsmFile   *ebpf.ProgramSpec `ebpf:"fl_lsm_file"`
-	FlLsmLink   *ebpf.ProgramSpec `ebpf:"fl_lsm_link"`
-	FlLsmPath   *ebpf.ProgramSpec `ebpf:"fl_lsm_path"`
-	FlLsmRename *ebpf.ProgramSpec `ebpf:"fl_lsm_rename"`
-	FlModAccess *ebpf.ProgramSpec `ebpf:"fl_mod_access"`
-	FlModChild  *ebpf.ProgramSpec `ebpf:"fl_mod_child"`
-	FlModEntry  *ebpf.ProgramSpec `ebpf:"fl_mod_entry"`
-	FlModFile   *ebpf.ProgramSpec `ebpf:"fl_mod_file"`
-	FlModLink   *ebpf.ProgramSpec `ebpf:"fl_mod_link"`
-	FlModPath   *ebpf.ProgramSpec `ebpf:"fl_mod_path"`
-	FlModRename *ebpf.ProgramSpec `ebpf:"fl_mod_rename"`
+	FlDescriptor   *ebpf.ProgramSpec `ebpf:"fl_descriptor"`
+	FlDescriptor32 *ebpf.ProgramSpec `ebpf:"fl_descriptor_32"`
+	FlLsmAccess    *ebpf.ProgramSpec `ebpf:"fl_lsm_access"`
+	FlLsmChild     *ebpf.ProgramSpec `ebpf:"fl_lsm_child"`
+	FlLsmEntry     *ebpf.ProgramSpec `ebpf:"fl_lsm_entry"`
+	FlLsmFile      *ebpf.ProgramSpec `ebpf:"fl_lsm_file"`
+	FlLsmLink      *ebpf.ProgramSpec `ebpf:"fl_lsm_link"`
+	FlLsmPath      *ebpf.ProgramSpec `ebpf:"fl_lsm_path"`
+	FlLsmRename    *ebpf.ProgramSpec `ebpf:"fl_lsm_rename"`
+	FlModAccess    *ebpf.ProgramSpec `ebpf:"fl_mod_access"`
+	FlModChild     *ebpf.ProgramSpec `ebpf:"fl_mod_child"`
+	FlModEntry     *ebpf.ProgramSpec `ebpf:"fl_mod_entry"`
+	FlModFile      *ebpf.ProgramSpec `ebpf:"fl_mod_file"`
+	FlModLink      *ebpf.ProgramSpec `ebpf:"fl_mod_link"`
+	FlModPath      *ebpf.ProgramSpec `ebpf:"fl_mod_path"`
+	FlModRename    *ebpf.ProgramSpec `ebpf:"fl_mod_rename"`
 }
 
 // ObjectsMapSpecs contains maps before they are loaded into the kernel.
@@ -283,24 +292,28 @@ type ObjectsVariables struct {
 //
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsPrograms struct {
-	FlLsmAccess *ebpf.Program `ebpf:"fl_lsm_access"`
-	FlLsmChild  *ebpf.Program `ebpf:"fl_lsm_child"`
-	FlLsmEntry  *ebpf.Program `ebpf:"fl_lsm_entry"`
-	FlLsmFile   *ebpf.Program `ebpf:"fl_lsm_file"`
-	FlLsmLink   *ebpf.Program `ebpf:"fl_lsm_link"`
-	FlLsmPath   *ebpf.Program `ebpf:"fl_lsm_path"`
-	FlLsmRename *ebpf.Program `ebpf:"fl_lsm_rename"`
-	FlModAccess *ebpf.Program `ebpf:"fl_mod_access"`
-	FlModChild  *ebpf.Program `ebpf:"fl_mod_child"`
-	FlModEntry  *ebpf.Program `ebpf:"fl_mod_entry"`
-	FlModFile   *ebpf.Program `ebpf:"fl_mod_file"`
-	FlModLink   *ebpf.Program `ebpf:"fl_mod_link"`
-	FlModPath   *ebpf.Program `ebpf:"fl_mod_path"`
-	FlModRename *ebpf.Program `ebpf:"fl_mod_rename"`
+	FlDescriptor   *ebpf.Program `ebpf:"fl_descriptor"`
+	FlDescriptor32 *ebpf.Program `ebpf:"fl_descriptor_32"`
+	FlLsmAccess    *ebpf.Program `ebpf:"fl_lsm_access"`
+	FlLsmChild     *ebpf.Program `ebpf:"fl_lsm_child"`
+	FlLsmEntry     *ebpf.Program `ebpf:"fl_lsm_entry"`
+	FlLsmFile      *ebpf.Program `ebpf:"fl_lsm_file"`
+	FlLsmLink      *ebpf.Program `ebpf:"fl_lsm_link"`
+	FlLsmPath      *ebpf.Program `ebpf:"fl_lsm_path"`
+	FlLsmRename    *ebpf.Program `ebpf:"fl_lsm_rename"`
+	FlModAccess    *ebpf.Program `ebpf:"fl_mod_access"`
+	FlModChild     *ebpf.Program `ebpf:"fl_mod_child"`
+	FlModEntry     *ebpf.Program `ebpf:"fl_mod_entry"`
+	FlModFile      *ebpf.Program `ebpf:"fl_mod_file"`
+	FlModLink      *ebpf.Program `ebpf:"fl_mod_link"`
+	FlModPath      *ebpf.Program `ebpf:"fl_mod_path"`
+	FlModRename    *ebpf.Program `ebpf:"fl_mod_rename"`
 }
 
 func (p *ObjectsPrograms) Close() error {
 	return _ObjectsClose(
+		p.FlDescriptor,
+		p.FlDescriptor32,
 		p.FlLsmAccess,
 		p.FlLsmChild,
 		p.FlLsmEntry,

@@ -71,6 +71,11 @@ type OldObjectsFlFileConfig struct {
 		InodeLinks   uint32
 		InodeAliases uint32
 		SbDevice     uint32
+		TaskFiles    uint32
+		FilesTable   uint32
+		TableSize    uint32
+		TableFiles   uint32
+		Descriptor   [2]uint32
 		Pad          uint32
 	}
 	Pattern struct {
@@ -118,31 +123,33 @@ type OldObjectsFlStats struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	OldObjectsMapFlAnchors    = "fl_anchors"
-	OldObjectsMapFlCgroups    = "fl_cgroups"
-	OldObjectsMapFlCharacters = "fl_characters"
-	OldObjectsMapFlEvents     = "fl_events"
-	OldObjectsMapFlLease      = "fl_lease"
-	OldObjectsMapFlSampled    = "fl_sampled"
-	OldObjectsMapFlStats      = "fl_stats"
-	OldObjectsMapFlTargets    = "fl_targets"
-	OldObjectsMapFlToken      = "fl_token"
-	OldObjectsProgFlLsmAccess = "fl_lsm_access"
-	OldObjectsProgFlLsmChild  = "fl_lsm_child"
-	OldObjectsProgFlLsmEntry  = "fl_lsm_entry"
-	OldObjectsProgFlLsmFile   = "fl_lsm_file"
-	OldObjectsProgFlLsmLink   = "fl_lsm_link"
-	OldObjectsProgFlLsmPath   = "fl_lsm_path"
-	OldObjectsProgFlLsmRename = "fl_lsm_rename"
-	OldObjectsProgFlModAccess = "fl_mod_access"
-	OldObjectsProgFlModChild  = "fl_mod_child"
-	OldObjectsProgFlModEntry  = "fl_mod_entry"
-	OldObjectsProgFlModFile   = "fl_mod_file"
-	OldObjectsProgFlModLink   = "fl_mod_link"
-	OldObjectsProgFlModPath   = "fl_mod_path"
-	OldObjectsProgFlModRename = "fl_mod_rename"
-	OldObjectsVarFlFileConfig = "fl_file_config"
-	OldObjectsVarFlHook       = "fl_hook"
+	OldObjectsMapFlAnchors       = "fl_anchors"
+	OldObjectsMapFlCgroups       = "fl_cgroups"
+	OldObjectsMapFlCharacters    = "fl_characters"
+	OldObjectsMapFlEvents        = "fl_events"
+	OldObjectsMapFlLease         = "fl_lease"
+	OldObjectsMapFlSampled       = "fl_sampled"
+	OldObjectsMapFlStats         = "fl_stats"
+	OldObjectsMapFlTargets       = "fl_targets"
+	OldObjectsMapFlToken         = "fl_token"
+	OldObjectsProgFlDescriptor   = "fl_descriptor"
+	OldObjectsProgFlDescriptor32 = "fl_descriptor_32"
+	OldObjectsProgFlLsmAccess    = "fl_lsm_access"
+	OldObjectsProgFlLsmChild     = "fl_lsm_child"
+	OldObjectsProgFlLsmEntry     = "fl_lsm_entry"
+	OldObjectsProgFlLsmFile      = "fl_lsm_file"
+	OldObjectsProgFlLsmLink      = "fl_lsm_link"
+	OldObjectsProgFlLsmPath      = "fl_lsm_path"
+	OldObjectsProgFlLsmRename    = "fl_lsm_rename"
+	OldObjectsProgFlModAccess    = "fl_mod_access"
+	OldObjectsProgFlModChild     = "fl_mod_child"
+	OldObjectsProgFlModEntry     = "fl_mod_entry"
+	OldObjectsProgFlModFile      = "fl_mod_file"
+	OldObjectsProgFlModLink      = "fl_mod_link"
+	OldObjectsProgFlModPath      = "fl_mod_path"
+	OldObjectsProgFlModRename    = "fl_mod_rename"
+	OldObjectsVarFlFileConfig    = "fl_file_config"
+	OldObjectsVarFlHook          = "fl_hook"
 )
 
 // LoadOldObjects returns the embedded CollectionSpec for OldObjects.
@@ -187,20 +194,22 @@ type OldObjectsSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type OldObjectsProgramSpecs struct {
-	FlLsmAccess *ebpf.ProgramSpec `ebpf:"fl_lsm_access"`
-	FlLsmChild  *ebpf.ProgramSpec `ebpf:"fl_lsm_child"`
-	FlLsmEntry  *ebpf.ProgramSpec `ebpf:"fl_lsm_entry"`
-	FlLsmFile   *ebpf.ProgramSpec `ebpf:"fl_lsm_file"`
-	FlLsmLink   *ebpf.ProgramSpec `ebpf:"fl_lsm_link"`
-	FlLsmPath   *ebpf.ProgramSpec `ebpf:"fl_lsm_path"`
-	FlLsmRename *ebpf.ProgramSpec `ebpf:"fl_lsm_rename"`
-	FlModAccess *ebpf.ProgramSpec `ebpf:"fl_mod_access"`
-	FlModChild  *ebpf.ProgramSpec `ebpf:"fl_mod_child"`
-	FlModEntry  *ebpf.ProgramSpec `ebpf:"fl_mod_entry"`
-	FlModFile   *ebpf.ProgramSpec `ebpf:"fl_mod_file"`
-	FlModLink   *ebpf.ProgramSpec `ebpf:"fl_mod_link"`
-	FlModPath   *ebpf.ProgramSpec `ebpf:"fl_mod_path"`
-	FlModRename *ebpf.ProgramSpec `ebpf:"fl_mod_rename"`
+	FlDescriptor   *ebpf.ProgramSpec `ebpf:"fl_descriptor"`
+	FlDescriptor32 *ebpf.ProgramSpec `ebpf:"fl_descriptor_32"`
+	FlLsmAccess    *ebpf.ProgramSpec `ebpf:"fl_lsm_access"`
+	FlLsmChild     *ebpf.ProgramSpec `ebpf:"fl_lsm_child"`
+	FlLsmEntry     *ebpf.ProgramSpec `ebpf:"fl_lsm_entry"`
+	FlLsmFile      *ebpf.ProgramSpec `ebpf:"fl_lsm_file"`
+	FlLsmLink      *ebpf.ProgramSpec `ebpf:"fl_lsm_link"`
+	FlLsmPath      *ebpf.ProgramSpec `ebpf:"fl_lsm_path"`
+	FlLsmRename    *ebpf.ProgramSpec `ebpf:"fl_lsm_rename"`
+	FlModAccess    *ebpf.ProgramSpec `ebpf:"fl_mod_access"`
+	FlModChild     *ebpf.ProgramSpec `ebpf:"fl_mod_child"`
+	FlModEntry     *ebpf.ProgramSpec `ebpf:"fl_mod_entry"`
+	FlModFile      *ebpf.ProgramSpec `ebpf:"fl_mod_file"`
+	FlModLink      *ebpf.ProgramSpec `ebpf:"fl_mod_link"`
+	FlModPath      *ebpf.ProgramSpec `ebpf:"fl_mod_path"`
+	FlModRename    *ebpf.ProgramSpec `ebpf:"fl_mod_rename"`
 }
 
 // OldObjectsMapSpecs contains maps before they are loaded into the kernel.
@@ -283,24 +292,28 @@ type OldObjectsVariables struct {
 //
 // It can be passed to LoadOldObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type OldObjectsPrograms struct {
-	FlLsmAccess *ebpf.Program `ebpf:"fl_lsm_access"`
-	FlLsmChild  *ebpf.Program `ebpf:"fl_lsm_child"`
-	FlLsmEntry  *ebpf.Program `ebpf:"fl_lsm_entry"`
-	FlLsmFile   *ebpf.Program `ebpf:"fl_lsm_file"`
-	FlLsmLink   *ebpf.Program `ebpf:"fl_lsm_link"`
-	FlLsmPath   *ebpf.Program `ebpf:"fl_lsm_path"`
-	FlLsmRename *ebpf.Program `ebpf:"fl_lsm_rename"`
-	FlModAccess *ebpf.Program `ebpf:"fl_mod_access"`
-	FlModChild  *ebpf.Program `ebpf:"fl_mod_child"`
-	FlModEntry  *ebpf.Program `ebpf:"fl_mod_entry"`
-	FlModFile   *ebpf.Program `ebpf:"fl_mod_file"`
-	FlModLink   *ebpf.Program `ebpf:"fl_mod_link"`
-	FlModPath   *ebpf.Program `ebpf:"fl_mod_path"`
-	FlModRename *ebpf.Program `ebpf:"fl_mod_rename"`
+	FlDescriptor   *ebpf.Program `ebpf:"fl_descriptor"`
+	FlDescriptor32 *ebpf.Program `ebpf:"fl_descriptor_32"`
+	FlLsmAccess    *ebpf.Program `ebpf:"fl_lsm_access"`
+	FlLsmChild     *ebpf.Program `ebpf:"fl_lsm_child"`
+	FlLsmEntry     *ebpf.Program `ebpf:"fl_lsm_entry"`
+	FlLsmFile      *ebpf.Program `ebpf:"fl_lsm_file"`
+	FlLsmLink      *ebpf.Program `ebpf:"fl_lsm_link"`
+	FlLsmPath      *ebpf.Program `ebpf:"fl_lsm_path"`
+	FlLsmRename    *ebpf.Program `ebpf:"fl_lsm_rename"`
+	FlModAccess    *ebpf.Program `ebpf:"fl_mod_access"`
+	FlModChild     *ebpf.Program `ebpf:"fl_mod_child"`
+	FlModEntry     *ebpf.Program `ebpf:"fl_mod_entry"`
+	FlModFile      *ebpf.Program `ebpf:"fl_mod_file"`
+	FlModLink      *ebpf.Program `ebpf:"fl_mod_link"`
+	FlModPath      *ebpf.Program `ebpf:"fl_mod_path"`
+	FlModRename    *ebpf.Program `ebpf:"fl_mod_rename"`
 }
 
 func (p *OldObjectsPrograms) Close() error {
 	return _OldObjectsClose(
+		p.FlDescriptor,
+		p.FlDescriptor32,
 		p.FlLsmAccess,
 		p.FlLsmChild,
 		p.FlLsmEntry,

@@ -45,9 +45,16 @@ struct fl_layout {
 	__u32 inode_links;
 	__u32 inode_aliases; /* inode.i_dentry */
 	__u32 sb_device;
+	__u32 task_files; /* task_struct.files */
+	__u32 files_table; /* files_struct.fdt */
+	__u32 table_size; /* fdtable.max_fds */
+	__u32 table_files; /* fdtable.fd */
+	/* The first argument of a system call, in its registers: as in
+	 * bpf/syscalls/call.h. */
+	__u32 descriptor[2];
 	__u32 pad;
 };
-_Static_assert(sizeof(struct fl_layout) == 56, "known to Go");
+_Static_assert(sizeof(struct fl_layout) == 80, "known to Go");
 
 struct fl_pattern {
 	/* The bit before the first character of each component. */

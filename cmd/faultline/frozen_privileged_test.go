@@ -48,6 +48,9 @@ type freezing struct {
 	// file of the cgroup that tells of the fault, for faults that no datagram
 	// feels.
 	file string
+	// asks: the fault is felt by a program that asks for the file system of a
+	// directory over and over, which is @ in fields.
+	asks bool
 }
 
 func (f freezing) name() string {
@@ -83,6 +86,10 @@ var freezings = []freezing{
 	{kind: "cpuPressure", fields: "{limit: 20%}", file: "cpu.max", needs: needs(kernel.CPUController)},
 	{kind: "memoryPressure", fields: "{limit: 64MiB}", file: "memory.high", needs: needs(kernel.MemoryController)},
 	{kind: "pidsPressure", fields: `{limit: "50"}`, file: "pids.max", needs: needs(kernel.PidsController)},
+	{kind: "syscallError", fields: "{calls: [statfs], errno: EIO}", mechanism: "fmod_ret", asks: true, needs: needs(kernel.FmodRetSyscall)},
+	{kind: "syscallError", fields: "{calls: [statfs], errno: EIO}", mechanism: "kprobe_override", asks: true, needs: needs(kernel.KprobeOverride)},
+	{kind: "fileError", fields: "{operations: [STATFS], path: @, errno: EIO}", mechanism: "lsm", asks: true, needs: needs(kernel.LSM)},
+	{kind: "fileError", fields: "{operations: [STATFS], path: @, errno: EIO}", mechanism: "fmod_ret_security", asks: true, needs: needs(kernel.FmodRetSecurity)},
 	{kind: "processPause", fields: "{}", needs: needs(kernel.CgroupFreeze)},
 }
 
@@ -96,7 +103,10 @@ func TestFrozenRun(t *testing.T) {
 	}
 	for _, f := range freezings {
 		t.Run(f.name(), func(t *testing.T) {
-			t.Parallel()
+			// Large programs are loaded, which takes its time on an emulated machine.
+			if !f.asks {
+				t.Parallel()
+			}
 			f.freeze(t)
 		})
 	}
@@ -114,7 +124,9 @@ func (f freezing) freeze(t *testing.T) {
 		w.app = testenv.Child(t, testenv.Controlled(t, f.needs...), "app")
 		w.chatter(w.app, 20*time.Millisecond)
 	}
-	state := f.watch(w)
+	asked := t.TempDir()
+	f.fields = strings.ReplaceAll(f.fields, "@", asked)
+	state := f.watch(w, asked)
 	before := state()
 	run := w.start(f.document(w))
 	if err := testenv.Within(patience, func() error { return f.active(w) }); err != nil {
@@ -202,9 +214,21 @@ spec:
 `, lease, w.below(w.app), f.kind, f.fields, extra)
 }
 
-// watch returns what tells of the fault: how many datagrams have arrived, or
-// what a file holds.
-func (f freezing) watch(w *world) func() string {
+// watch returns what tells of the fault: how many datagrams have arrived, what a file
+// holds, or how often a question about the directory asked was answered.
+func (f freezing) watch(w *world, asked string) func() string {
+	if f.asks {
+		answers := filepath.Join(w.t.TempDir(), "answers")
+		testenv.StartProgram(w.t, w.app, nil, "sh", "-c",
+			"while kill -0 $PPID; do stat -f "+asked+" && echo >> "+answers+"; sleep 0.3; done >/dev/null 2>&1")
+		return func() string {
+			info, err := os.Stat(answers)
+			if err != nil {
+				return "0"
+			}
+			return fmt.Sprint(info.Size())
+		}
+	}
 	if f.file != "" {
 		return func() string { return testenv.ReadFile(w.t, w.app, f.file) }
 	}

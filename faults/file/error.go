@@ -15,6 +15,7 @@ import (
 	"faultline.dev/faultline/faults/events"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/kernel"
+	"faultline.dev/faultline/faults/syscall"
 	"faultline.dev/faultline/faults/tracing"
 )
 
@@ -22,13 +23,15 @@ import (
 const (
 	mechanismLSM    = "lsm"
 	mechanismModify = "fmod_ret_security"
+	// mechanismCalls is for FSYNC, and stands beside one of the others.
+	mechanismCalls = "fmod_ret"
 )
 
 // Error is fileError: operations on files that fail and are not carried out.
 func Error() fault.Kind {
 	return fault.Kind{
 		Name:    "fileError",
-		Summary: "open, read, write, mmap, stat, unlink, rename and others fail with an errno, by path",
+		Summary: "open, read, write, fsync, mmap, stat, unlink, rename and others fail with an errno, by path",
 		Scope:   fault.ScopeCgroup,
 		Mechanisms: []fault.Mechanism{
 			{
@@ -40,6 +43,11 @@ func Error() fault.Kind {
 				Name:    mechanismModify,
 				Summary: "fmod_ret on the functions that ask all security modules; not for FSYNC",
 				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.FmodRetSecurity, kernel.RingBuf},
+			},
+			{
+				Name:    mechanismCalls,
+				Summary: "fmod_ret on fsync and fdatasync, for FSYNC",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.FmodRetSyscall, kernel.RingBuf},
 			},
 		},
 		Example: `target: {systemdUnit: checkout.service}
@@ -80,15 +88,28 @@ type errorPlan struct {
 	spec    *v1.FileError
 	where   *where
 	failure tracing.Failure
+	// warnings are about what is left out.
+	warnings []string
+}
+
+// syncs tells whether FSYNC is among the operations, for which no hook is asked.
+func (p *errorPlan) syncs() bool {
+	return slices.Contains(p.spec.GetOperations(), v1.FileOperation_FSYNC)
+}
+
+func (p *errorPlan) onlySyncs() bool { return p.syncs() && len(p.spec.GetOperations()) == 1 }
+
+func (p *errorPlan) ladder() []string {
+	if p.onlySyncs() {
+		return []string{mechanismCalls}
+	}
+	return []string{mechanismLSM, mechanismModify}
 }
 
 func planError(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	p := &errorPlan{req: req, spec: req.Spec.GetFileError()}
 	if req.Spec.GetPersistence() == v1.Fault_PINNED {
 		return nil, fmt.Errorf("persistence PINNED of fileError is %w; leave it out", fault.ErrNotBuilt)
-	}
-	if slices.Contains(p.spec.GetOperations(), v1.FileOperation_FSYNC) {
-		return nil, fmt.Errorf("operation FSYNC of fileError is %w; syscallError with calls fsync and fdatasync does it for all files", fault.ErrNotBuilt)
 	}
 	errnos := []tracing.Errno{{Name: p.spec.GetErrno(), Weight: 1}}
 	if len(p.spec.GetErrnos()) > 0 {
@@ -104,10 +125,13 @@ func planError(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if p.where, err = locate(p.spec.GetPath(), req.Cgroups); err != nil {
 		return nil, err
 	}
-	mechanism, programs, err := tracing.Choose(ctx, req, Error(), []string{mechanismLSM, mechanismModify},
+	mechanism, programs, err := tracing.Choose(ctx, req, Error(), p.ladder(),
 		func(mechanism string) (*tracing.Fault, error) { return p.programs(ctx, mechanism) })
 	if err != nil {
 		return nil, err
+	}
+	if p.syncs() && mechanism != mechanismCalls {
+		mechanism += "+" + mechanismCalls
 	}
 	// What can't be told apart is refused here and not when it is injected.
 	if _, err := p.where.anchors(req.Cgroups); err != nil {
@@ -117,6 +141,7 @@ func planError(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 		Mechanism: mechanism,
 		Summary:   p.summary(),
 		Changes:   programs.Changes(mechanism),
+		Warnings:  p.warnings,
 		Inject:    programs.Inject,
 	}, nil
 }
@@ -146,15 +171,56 @@ func (p *errorPlan) programs(ctx context.Context, mechanism string) (*tracing.Fa
 	if f.Hooks, err = p.hooks(mechanism); err != nil {
 		return nil, err
 	}
+	if p.syncs() {
+		calls, err := p.calls(ctx)
+		if err != nil {
+			return nil, err
+		}
+		f.Hooks = append(f.Hooks, calls...)
+	}
 	refused, err := f.Try()
 	if err != nil {
 		return nil, err
 	}
+	p.warnings = nil
+	f.Hooks = slices.DeleteFunc(f.Hooks, func(hook tracing.Hook) bool {
+		why := refused[hook.Function]
+		if why == nil || hook.Program != files.ObjectsProgFlDescriptor32 {
+			return false
+		}
+		delete(refused, hook.Function)
+		p.warnings = append(p.warnings, fmt.Sprintf("not hit: calls of 32-bit processes by %s: %s", hook.Function, kernel.AnswerOf(why).Reason))
+		return true
+	})
 	for function, why := range refused {
 		answer := kernel.AnswerOf(why)
 		return nil, fmt.Errorf("fileError is %w: %s: %s: %s", fault.ErrUnavailable, mechanism, function, answer.Reason)
 	}
 	return f, nil
+}
+
+// calls are the hooks of FSYNC: the system calls themselves.
+func (p *errorPlan) calls(ctx context.Context) (list []tracing.Hook, err error) {
+	kind := Error()
+	i := slices.IndexFunc(kind.Mechanisms, func(m fault.Mechanism) bool { return m.Name == mechanismCalls })
+	if answer := kind.Mechanisms[i].Probe(ctx, p.req.Prober); !answer.OK() {
+		return nil, fmt.Errorf("operation FSYNC of fileError is %w: %s (%s)", fault.ErrUnavailable, answer.Reason, answer.Remedy)
+	}
+	functions, err := syscall.Functions("fsync", "fdatasync")
+	if err != nil {
+		return nil, err
+	}
+	for _, fn := range functions {
+		program := files.ObjectsProgFlDescriptor
+		if fn.Is32 {
+			program = files.ObjectsProgFlDescriptor32
+		}
+		list = append(list, tracing.Hook{
+			Function: fn.Name, ID: fn.ID, Program: program, Name: fn.Call, Alone: true,
+			Variables: map[string]any{files.ObjectsVarFlHook: hookConfig{Operation: uint32(v1.FileOperation_FSYNC)}},
+		})
+	}
+	return list, nil
 }
 
 // fileConfig is struct fl_file_config.
@@ -169,6 +235,12 @@ type hookConfig struct{ Operation, Mask uint32 }
 
 // hooks are those of the operations.
 func (p *errorPlan) hooks(mechanism string) (list []tracing.Hook, err error) {
+	switch {
+	case mechanism == mechanismCalls && !p.onlySyncs():
+		return nil, errors.New("mechanism fmod_ret is for FSYNC alone; leave mechanism out, and it stands beside another one")
+	case mechanism != mechanismCalls && p.onlySyncs():
+		return nil, fmt.Errorf("mechanism %s can't do FSYNC, for which no hook is asked; leave mechanism out", mechanism)
+	}
 	prefix := "bpf_lsm_"
 	if mechanism == mechanismModify {
 		prefix = "security_"

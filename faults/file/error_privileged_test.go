@@ -18,6 +18,7 @@ import (
 	"faultline.dev/faultline/faults/file"
 	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/test/env"
+	"faultline.dev/faultline/test/vm/kernels"
 )
 
 // The operations by the words of the workload: those in before prepare, and are not
@@ -342,10 +343,59 @@ func TestRateObserveLeaseAndEvents(t *testing.T) {
 	})
 }
 
+// No hook is asked for fsync: its call is met, and its descriptor followed.
+func TestSyncFails(t *testing.T) {
+	prober := env.Prober(t)
+	for _, need := range []kernel.Capability{kernel.FmodRetSyscall, kernel.FmodRetSecurity} {
+		if answer := prober.Probe(t.Context(), need); !answer.OK() {
+			kernels.Missing(t, string(need), errors.New(answer.Reason))
+		}
+	}
+	target := env.Cgroup(t)
+	inside, outside := newUser(t, target), newUser(t, env.Cgroup(t))
+	dir := newDir(t)
+	put(t, dir+"/data/file")
+	put(t, dir+"/other")
+	for _, u := range []user{inside, outside} {
+		u.must("append", "1", dir+"/data/file")
+		u.must("append", "2", dir+"/other")
+	}
+	i := inject(t, fails("", dir+"/data/**", v1.FileOperation_FSYNC), target)
+	if i.Plan.Mechanism != "fmod_ret" {
+		t.Errorf("mechanism %s", i.Plan.Mechanism)
+	}
+	inside.expect(injected, "fsync", "1")
+	inside.expect(injected, "fdatasync", "1")
+	inside.expect(0, "fsync", "2")
+	inside.expect(unix.EBADF, "fsync", "nobody")
+	outside.expect(0, "fsync", "1")
+	expectCounters(t, i, 2, 2)
+	i.End()
+	inside.expect(0, "fsync", "1")
+
+	i = inject(t, fails("", dir+"/data/**", v1.FileOperation_FSYNC, v1.FileOperation_WRITE), target)
+	if !strings.HasSuffix(i.Plan.Mechanism, "+fmod_ret") {
+		t.Errorf("mechanism %s", i.Plan.Mechanism)
+	}
+	inside.expect(injected, "fsync", "1")
+	inside.expect(injected, "write", "1")
+	inside.expect(0, "write", "2")
+	expectCounters(t, i, 2, 2)
+	i.End()
+	for mechanism, operations := range map[string][]v1.FileOperation{
+		"fmod_ret":          {v1.FileOperation_FSYNC, v1.FileOperation_WRITE},
+		"fmod_ret_security": {v1.FileOperation_FSYNC},
+	} {
+		spec := fails(mechanism, dir+"/data/**", operations...)
+		if _, err := env.Plan(t, file.Error(), spec, nil, target); err == nil || !strings.Contains(err.Error(), "FSYNC") {
+			t.Errorf("%s: error %v", mechanism, err)
+		}
+	}
+}
+
 func TestWhatThePlanRefuses(t *testing.T) {
 	target := env.Cgroup(t)
 	for want, spec := range map[string]*v1.Fault{
-		"FSYNC":              fails("", "/var/*", v1.FileOperation_FSYNC),
 		"63 characters":      fails("", "/*"+strings.Repeat("x", 70), v1.FileOperation_OPEN),
 		"at most 16":         fails("", "/*"+strings.Repeat("/x", 20), v1.FileOperation_OPEN),
 		"PINNED":             {Persistence: v1.Fault_PINNED, Fault: fails("", "/var/*", v1.FileOperation_OPEN).Fault},

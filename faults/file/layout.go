@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf/btf"
+
+	"faultline.dev/faultline/faults/kernel"
 )
 
 // layout is struct fl_layout.
@@ -23,6 +25,11 @@ type layout struct {
 	InodeLinks   uint32
 	InodeAliases uint32
 	SBDevice     uint32
+	TaskFiles    uint32
+	FilesTable   uint32
+	TableSize    uint32
+	TableFiles   uint32
+	Descriptor   [2]uint32
 	_            uint32
 }
 
@@ -50,11 +57,17 @@ var readLayout = sync.OnceValues(func() (layout, error) {
 		{&l.InodeLinks, "inode.i_nlink"},
 		{&l.InodeAliases, "inode.i_dentry"},
 		{&l.SBDevice, "super_block.s_dev"},
+		{&l.TaskFiles, "task_struct.files"},
+		{&l.FilesTable, "files_struct.fdt"},
+		{&l.TableSize, "fdtable.max_fds"},
+		{&l.TableFiles, "fdtable.fd"},
 	} {
 		if *field.at, err = offset(spec, strings.Fields(field.paths)...); err != nil {
 			return layout{}, err
 		}
 	}
+	abi, _ := kernel.Syscalls()
+	l.Descriptor = [2]uint32{abi.Arguments[0], abi.Arguments32[0]}
 	return l, nil
 })
 

@@ -57,7 +57,7 @@ type lookup func(names []string) (map[string]place, error)
 func functionsOf(calls []string, find lookup) (list []function, err error) {
 	abi, ok := kernel.Syscalls()
 	if !ok {
-		return nil, fmt.Errorf("syscallError is %w: the functions of this architecture's system calls are not known", fault.ErrUnavailable)
+		return nil, fmt.Errorf("it is %w: the functions of this architecture's system calls are not known", fault.ErrUnavailable)
 	}
 	var all []string
 	for _, call := range calls {
@@ -76,7 +76,7 @@ func functionsOf(calls []string, find lookup) (list []function, err error) {
 		there := func(name string) bool { _, found := places[name]; return found }
 		i := slices.IndexFunc(native, there)
 		if i < 0 {
-			return nil, fmt.Errorf("syscallError is %w: this kernel has no system call %s (no function %s)", fault.ErrUnavailable, call, native[0])
+			return nil, fmt.Errorf("it is %w: this kernel has no system call %s (no function %s)", fault.ErrUnavailable, call, native[0])
 		}
 		first := places[native[i]]
 		list = append(list, function{call: call, name: native[i], place: first})
@@ -88,6 +88,26 @@ func functionsOf(calls []string, find lookup) (list []function, err error) {
 		}
 	}
 	return list, nil
+}
+
+// Function is one of the kernel that carries a system call out, and that programs of
+// a trampoline can stand before.
+type Function struct {
+	Call, Name string
+	// ID in the kernel's types.
+	ID btf.TypeID
+	// Is32: it does so for 32-bit processes.
+	Is32 bool
+}
+
+// Functions finds those of calls in the running kernel.
+func Functions(calls ...string) ([]Function, error) {
+	found, err := functionsOf(calls, inTypes)
+	var list []Function
+	for _, fn := range found {
+		list = append(list, Function{fn.call, fn.name, fn.id, fn.is32})
+	}
+	return list, err
 }
 
 // inTypes looks functions up among the kernel's types.
