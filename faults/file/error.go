@@ -292,10 +292,14 @@ func (p *errorPlan) keep(maps map[string]*ebpf.Map) error {
 	var at place
 	var set uint32
 	var gone []place
-	for entries := anchors.Iterate(); entries.Next(&at, &set); {
+	entries := anchors.Iterate()
+	for entries.Next(&at, &set) {
 		if wanted[at] == 0 {
 			gone = append(gone, at)
 		}
+	}
+	if err := entries.Err(); err != nil {
+		return fmt.Errorf("listing directories: %w", err)
 	}
 	for at, set := range wanted {
 		if err := anchors.Put(at, set); err != nil {

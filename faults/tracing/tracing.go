@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -182,9 +183,16 @@ func (f *Fault) constants(hook Hook) (*ebpf.Map, error) {
 	return collection.DetachMap(constantsMap), nil
 }
 
+// kprobeUnit is there where perf_event_open(2) makes kprobes.
+const kprobeUnit = "/sys/bus/event_source/devices/kprobe/type"
+
 func attach(program *ebpf.Program, hook Hook) (l link.Link, err error) {
 	switch program.Type() {
 	case ebpf.Kprobe:
+		// Without it the library makes a probe that outlives the process (tracefs).
+		if _, err := os.Stat(kprobeUnit); err != nil {
+			return nil, fmt.Errorf("looking for probes that end with the process: %w", err)
+		}
 		l, err = link.Kprobe(hook.Function, program, nil)
 	case ebpf.LSM:
 		l, err = link.AttachLSM(link.LSMOptions{Program: program})
