@@ -10,6 +10,7 @@ import (
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/api/nearest"
 	"faultline.dev/faultline/faults/disk"
+	"faultline.dev/faultline/faults/dns"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/file"
 	"faultline.dev/faultline/faults/network"
@@ -35,6 +36,7 @@ func Catalogue() []fault.Kind {
 	for _, family := range [][]fault.Kind{
 		network.Kinds(),
 		socket.Kinds(),
+		dns.Kinds(),
 		syscall.Kinds(),
 		file.Kinds(),
 		disk.Kinds(),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"faultline.dev/faultline/faults/cgroupfile"
+	"faultline.dev/faultline/faults/dns"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/ifb"
 	"faultline.dev/faultline/faults/network"
@@ -40,6 +41,8 @@ func DecodeClaim(kind string, data []byte) (fault.Claim, error) {
 		return decode[network.Packets](kind, data)
 	case syscall.CallsKind:
 		return decode[syscall.Calls](kind, data)
+	case dns.QueriesKind:
+		return decode[dns.Queries](kind, data)
 	case cgroupfile.FilesKind:
 		return decode[cgroupfile.Files](kind, data)
 	default:

@@ -1,13 +1,8 @@
 //go:build ignore
 
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * Programs at the hooks of the security modules by which the kernel asks whether a
- * file may be used: as a module of their own (lsm), or in the place of the function
- * that asks all of them (fmod_ret on security_*). Both have the same arguments and
- * want a negative errno. Go loads one for each hook, by what its arguments are.
- */
-#include "../include/failure.h"
+/* Programs where the kernel asks whether a file may be used. */
+#include "../include/hooks.h"
 #include "path.h"
 
 char LICENSE[] SEC("license") = "GPL";
@@ -18,23 +13,12 @@ enum {
 };
 
 struct fl_file_config {
-	struct fl_failure failure;
 	struct fl_layout layout;
 	struct fl_pattern pattern;
 };
-_Static_assert(sizeof(struct fl_file_config) == sizeof(struct fl_failure) + 80 + 40, "known to Go");
+_Static_assert(sizeof(struct fl_file_config) == 80 + 40, "known to Go");
 
 volatile const struct fl_file_config fl_file_config;
-
-/* What a hook is for; Go sets it in each program. */
-struct fl_hook {
-	/* v1.FileOperation. */
-	__u32 operation;
-	/* Bits of the second argument, one of which has to be set; 0: any. */
-	__u32 mask;
-};
-
-volatile const struct fl_hook fl_hook;
 
 /* A sample of the calls that were hit. */
 struct fl_file_event {
@@ -56,7 +40,8 @@ struct {
 	__uint(max_entries, 64 * 1024);
 } fl_events SEC(".maps");
 
-static __always_inline void sample_file(const void *dentry, __u32 error, __u64 now)
+static __always_inline void sample_file(const void *dentry, __u32 operation, __u32 error,
+					__u64 now)
 {
 	const volatile struct fl_layout *layout = &fl_file_config.layout;
 	struct fl_file_event *event = bpf_ringbuf_reserve(&fl_events, sizeof(*event), 0);
@@ -69,7 +54,7 @@ static __always_inline void sample_file(const void *dentry, __u32 error, __u64 n
 	event->cgroup = bpf_get_current_cgroup_id();
 	event->inode = inode ? load_word(inode + layout->inode_number) : 0;
 	event->pid = bpf_get_current_pid_tgid() >> 32;
-	event->operation = fl_hook.operation;
+	event->operation = operation;
 	event->error = error;
 	event->pad = 0;
 	bpf_get_current_comm(event->command, sizeof(event->command));
@@ -79,20 +64,12 @@ static __always_inline void sample_file(const void *dentry, __u32 error, __u64 n
 	bpf_ringbuf_submit(event, 0);
 }
 
-/* The verifier wants to see that it is from -4095 to 0. */
-static __always_inline int negative(__u32 error)
-{
-	__u64 result = error & ERRNO_MAX;
-
-	asm volatile("r0 = 0\n\tr0 -= %0\n\t%0 = r0" : "+r"(result) : : "r0");
-	return (int)result;
-}
-
 /* Decides about one of two files, the second of which may be 0. */
-static __always_inline int decide(const void *dentry, const void *other)
+static __always_inline int decide_operation(const void *dentry, const void *other,
+					    __u32 operation)
 {
 	const volatile struct fl_file_config *config = &fl_file_config;
-	__u64 now, start = concerned(&config->failure, &now);
+	__u64 now, start = concerned(&now);
 	enum fl_match match;
 	__u32 error;
 	int sampled;
@@ -106,13 +83,15 @@ static __always_inline int decide(const void *dentry, const void *other)
 		count(chosen);
 		return 0;
 	}
-	error = decide_failure(&config->failure, start, now, &sampled);
+	error = decide_failure(start, now, &sampled);
 	if (sampled)
-		sample_file(dentry, error, now);
-	if (!error)
-		return 0;
-	count(hit);
+		sample_file(dentry, operation, error, now);
 	return negative(error);
+}
+
+static __always_inline int decide(const void *dentry, const void *other)
+{
+	return decide_operation(dentry, other, fl_hook.operation);
 }
 
 /* (struct file *, ...); there is none where memory of no file is mapped. */
@@ -128,9 +107,15 @@ static __always_inline int decide_file(const __u64 *arguments)
 /* (struct file *, int mask) */
 static __always_inline int decide_access(const __u64 *arguments)
 {
-	if (!(arguments[1] & fl_hook.mask))
+	const void *file = (const void *)arguments[0];
+	__u32 operation = fl_hook.operation;
+
+	if (arguments[1] & fl_hook.other_mask)
+		operation = fl_hook.other_operation;
+	else if (!(arguments[1] & fl_hook.mask))
 		return 0;
-	return decide_file(arguments);
+	return decide_operation(load_pointer(file + fl_file_config.layout.file_dentry), 0,
+				operation);
 }
 
 /* (const struct path *, ...) */
@@ -143,9 +128,9 @@ static __always_inline int decide_path(const __u64 *arguments)
 
 /*
  * A system call whose first argument is a descriptor, at the call's function: for what
- * no hook is asked. It returns a long, as in bpf/syscalls.
+ * no hook is asked.
  */
-static __always_inline long decide_descriptor(const __u64 *arguments, int entry)
+static __always_inline int decide_descriptor(const __u64 *arguments, int entry)
 {
 	const volatile struct fl_layout *layout = &fl_file_config.layout;
 	const void *registers = (const void *)arguments[0], *table, *file;
@@ -162,43 +147,22 @@ static __always_inline long decide_descriptor(const __u64 *arguments, int entry)
 	return decide(load_pointer(file + layout->file_dentry), 0);
 }
 
-SEC("fmod_ret/native")
-long fl_descriptor(const __u64 *arguments)
-{
-	return decide_descriptor(arguments, 0);
-}
+AT_FUNCTION(descriptor, decide_descriptor(arguments, 0))
+AT_FUNCTION(descriptor_32, decide_descriptor(arguments, 1))
 
-SEC("fmod_ret/compat")
-long fl_descriptor_32(const __u64 *arguments)
-{
-	return decide_descriptor(arguments, 1);
-}
-
-#define AT_HOOKS(name, body)                     \
-	SEC("lsm/" #name)                        \
-	int fl_lsm_##name(const __u64 *arguments) \
-	{                                        \
-		return body;                     \
-	}                                        \
-	SEC("fmod_ret/" #name)                   \
-	int fl_mod_##name(const __u64 *arguments) \
-	{                                        \
-		return body;                     \
-	}
-
-AT_HOOKS(file, decide_file(arguments))
-AT_HOOKS(access, decide_access(arguments))
-AT_HOOKS(path, decide_path(arguments))
+AT_HOOK(file, decide_file(arguments))
+AT_HOOK(access, decide_access(arguments))
+AT_HOOK(path, decide_path(arguments))
 /* (struct dentry *) */
-AT_HOOKS(entry, decide((const void *)arguments[0], 0))
+AT_HOOK(entry, decide((const void *)arguments[0], 0))
 /* (struct inode *dir, struct dentry *, ...) */
-AT_HOOKS(child, decide((const void *)arguments[1], 0))
+AT_HOOK(child, decide((const void *)arguments[1], 0))
 /*
  * The second one is read and not taken, so that it is a number and no pointer to the
  * verifier, which lets no bits of a pointer be set.
  *
  * (struct dentry *old, struct inode *dir, struct dentry *new, ...)
  */
-AT_HOOKS(link, decide((const void *)arguments[0], load_pointer(&arguments[2])))
+AT_HOOK(link, decide((const void *)arguments[0], load_pointer(&arguments[2])))
 /* (struct inode *old_dir, struct dentry *old, struct inode *new_dir, struct dentry *new, ...) */
-AT_HOOKS(rename, decide((const void *)arguments[1], load_pointer(&arguments[3])))
+AT_HOOK(rename, decide((const void *)arguments[1], load_pointer(&arguments[3])))

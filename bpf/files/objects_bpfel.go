@@ -19,43 +19,44 @@ type ObjectsFlCharacters struct {
 	Nothing uint64
 }
 
-type ObjectsFlFileConfig struct {
-	_       structs.HostLayout
-	Failure struct {
-		_    structs.HostLayout
-		Dice struct {
-			_           structs.HostLayout
-			Seed        uint64
-			Skip        uint64
-			Every       uint64
-			First       uint64
-			Probability uint64
-			Loss        uint64
-			Correlation uint64
-			GoodToBad   uint64
-			BadToGood   uint64
-			LossGood    uint64
-			LossBad     uint64
-			Ramp        uint64
-			PulseOn     uint64
-			PulsePeriod uint64
-			Model       uint32
-			Pad         uint32
-		}
-		Target struct {
-			_       structs.HostLayout
-			Levels  uint32
-			Cgroups uint32
-		}
-		Errors [8]struct {
-			_     structs.HostLayout
-			Below uint64
-			Error uint32
-			Pad   uint32
-		}
-		ErrorsUsed uint32
-		Observe    uint32
+type ObjectsFlFailure struct {
+	_    structs.HostLayout
+	Dice struct {
+		_           structs.HostLayout
+		Seed        uint64
+		Skip        uint64
+		Every       uint64
+		First       uint64
+		Probability uint64
+		Loss        uint64
+		Correlation uint64
+		GoodToBad   uint64
+		BadToGood   uint64
+		LossGood    uint64
+		LossBad     uint64
+		Ramp        uint64
+		PulseOn     uint64
+		PulsePeriod uint64
+		Model       uint32
+		Pad         uint32
 	}
+	Target struct {
+		_       structs.HostLayout
+		Levels  uint32
+		Cgroups uint32
+	}
+	Errors [8]struct {
+		_     structs.HostLayout
+		Below uint64
+		Error uint32
+		Pad   uint32
+	}
+	ErrorsUsed uint32
+	Observe    uint32
+}
+
+type ObjectsFlFileConfig struct {
+	_      structs.HostLayout
 	Layout struct {
 		_            structs.HostLayout
 		FileDentry   uint32
@@ -89,9 +90,11 @@ type ObjectsFlFileConfig struct {
 }
 
 type ObjectsFlHook struct {
-	_         structs.HostLayout
-	Operation uint32
-	Mask      uint32
+	_              structs.HostLayout
+	Operation      uint32
+	Mask           uint32
+	OtherOperation uint32
+	OtherMask      uint32
 }
 
 type ObjectsFlLease struct {
@@ -104,6 +107,11 @@ type ObjectsFlOrder struct {
 	_       structs.HostLayout
 	Ordinal uint64
 	Hits    uint64
+}
+
+type ObjectsFlParameters struct {
+	_      structs.HostLayout
+	Offset [4]uint32
 }
 
 type ObjectsFlPlace struct {
@@ -123,33 +131,46 @@ type ObjectsFlStats struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ObjectsMapFlAnchors       = "fl_anchors"
-	ObjectsMapFlCgroups       = "fl_cgroups"
-	ObjectsMapFlCharacters    = "fl_characters"
-	ObjectsMapFlEvents        = "fl_events"
-	ObjectsMapFlLease         = "fl_lease"
-	ObjectsMapFlOrder         = "fl_order"
-	ObjectsMapFlSampled       = "fl_sampled"
-	ObjectsMapFlStats         = "fl_stats"
-	ObjectsMapFlTargets       = "fl_targets"
-	ObjectsProgFlDescriptor   = "fl_descriptor"
-	ObjectsProgFlDescriptor32 = "fl_descriptor_32"
-	ObjectsProgFlLsmAccess    = "fl_lsm_access"
-	ObjectsProgFlLsmChild     = "fl_lsm_child"
-	ObjectsProgFlLsmEntry     = "fl_lsm_entry"
-	ObjectsProgFlLsmFile      = "fl_lsm_file"
-	ObjectsProgFlLsmLink      = "fl_lsm_link"
-	ObjectsProgFlLsmPath      = "fl_lsm_path"
-	ObjectsProgFlLsmRename    = "fl_lsm_rename"
-	ObjectsProgFlModAccess    = "fl_mod_access"
-	ObjectsProgFlModChild     = "fl_mod_child"
-	ObjectsProgFlModEntry     = "fl_mod_entry"
-	ObjectsProgFlModFile      = "fl_mod_file"
-	ObjectsProgFlModLink      = "fl_mod_link"
-	ObjectsProgFlModPath      = "fl_mod_path"
-	ObjectsProgFlModRename    = "fl_mod_rename"
-	ObjectsVarFlFileConfig    = "fl_file_config"
-	ObjectsVarFlHook          = "fl_hook"
+	ObjectsMapFlAnchors            = "fl_anchors"
+	ObjectsMapFlCgroups            = "fl_cgroups"
+	ObjectsMapFlCharacters         = "fl_characters"
+	ObjectsMapFlEvents             = "fl_events"
+	ObjectsMapFlLease              = "fl_lease"
+	ObjectsMapFlOrder              = "fl_order"
+	ObjectsMapFlSampled            = "fl_sampled"
+	ObjectsMapFlStats              = "fl_stats"
+	ObjectsMapFlTargets            = "fl_targets"
+	ObjectsMapFlVerdicts           = "fl_verdicts"
+	ObjectsProgFlDeliver           = "fl_deliver"
+	ObjectsProgFlLsmAccess         = "fl_lsm_access"
+	ObjectsProgFlLsmChild          = "fl_lsm_child"
+	ObjectsProgFlLsmEntry          = "fl_lsm_entry"
+	ObjectsProgFlLsmFile           = "fl_lsm_file"
+	ObjectsProgFlLsmLink           = "fl_lsm_link"
+	ObjectsProgFlLsmPath           = "fl_lsm_path"
+	ObjectsProgFlLsmRename         = "fl_lsm_rename"
+	ObjectsProgFlModAccess         = "fl_mod_access"
+	ObjectsProgFlModChild          = "fl_mod_child"
+	ObjectsProgFlModDescriptor     = "fl_mod_descriptor"
+	ObjectsProgFlModDescriptor32   = "fl_mod_descriptor_32"
+	ObjectsProgFlModEntry          = "fl_mod_entry"
+	ObjectsProgFlModFile           = "fl_mod_file"
+	ObjectsProgFlModLink           = "fl_mod_link"
+	ObjectsProgFlModPath           = "fl_mod_path"
+	ObjectsProgFlModRename         = "fl_mod_rename"
+	ObjectsProgFlProbeAccess       = "fl_probe_access"
+	ObjectsProgFlProbeChild        = "fl_probe_child"
+	ObjectsProgFlProbeDescriptor   = "fl_probe_descriptor"
+	ObjectsProgFlProbeDescriptor32 = "fl_probe_descriptor_32"
+	ObjectsProgFlProbeEntry        = "fl_probe_entry"
+	ObjectsProgFlProbeFile         = "fl_probe_file"
+	ObjectsProgFlProbeLink         = "fl_probe_link"
+	ObjectsProgFlProbePath         = "fl_probe_path"
+	ObjectsProgFlProbeRename       = "fl_probe_rename"
+	ObjectsVarFlFailure            = "fl_failure"
+	ObjectsVarFlFileConfig         = "fl_file_config"
+	ObjectsVarFlHook               = "fl_hook"
+	ObjectsVarFlParameters         = "fl_parameters"
 )
 
 // LoadObjects returns the embedded CollectionSpec for Objects.
@@ -194,22 +215,32 @@ type ObjectsSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsProgramSpecs struct {
-	FlDescriptor   *ebpf.ProgramSpec `ebpf:"fl_descriptor"`
-	FlDescriptor32 *ebpf.ProgramSpec `ebpf:"fl_descriptor_32"`
-	FlLsmAccess    *ebpf.ProgramSpec `ebpf:"fl_lsm_access"`
-	FlLsmChild     *ebpf.ProgramSpec `ebpf:"fl_lsm_child"`
-	FlLsmEntry     *ebpf.ProgramSpec `ebpf:"fl_lsm_entry"`
-	FlLsmFile      *ebpf.ProgramSpec `ebpf:"fl_lsm_file"`
-	FlLsmLink      *ebpf.ProgramSpec `ebpf:"fl_lsm_link"`
-	FlLsmPath      *ebpf.ProgramSpec `ebpf:"fl_lsm_path"`
-	FlLsmRename    *ebpf.ProgramSpec `ebpf:"fl_lsm_rename"`
-	FlModAccess    *ebpf.ProgramSpec `ebpf:"fl_mod_access"`
-	FlModChild     *ebpf.ProgramSpec `ebpf:"fl_mod_child"`
-	FlModEntry     *ebpf.ProgramSpec `ebpf:"fl_mod_entry"`
-	FlModFile      *ebpf.ProgramSpec `ebpf:"fl_mod_file"`
-	FlModLink      *ebpf.ProgramSpec `ebpf:"fl_mod_link"`
-	FlModPath      *ebpf.ProgramSpec `ebpf:"fl_mod_path"`
-	FlModRename    *ebpf.ProgramSpec `ebpf:"fl_mod_rename"`
+	FlDeliver           *ebpf.ProgramSpec `ebpf:"fl_deliver"`
+	FlLsmAccess         *ebpf.ProgramSpec `ebpf:"fl_lsm_access"`
+	FlLsmChild          *ebpf.ProgramSpec `ebpf:"fl_lsm_child"`
+	FlLsmEntry          *ebpf.ProgramSpec `ebpf:"fl_lsm_entry"`
+	FlLsmFile           *ebpf.ProgramSpec `ebpf:"fl_lsm_file"`
+	FlLsmLink           *ebpf.ProgramSpec `ebpf:"fl_lsm_link"`
+	FlLsmPath           *ebpf.ProgramSpec `ebpf:"fl_lsm_path"`
+	FlLsmRename         *ebpf.ProgramSpec `ebpf:"fl_lsm_rename"`
+	FlModAccess         *ebpf.ProgramSpec `ebpf:"fl_mod_access"`
+	FlModChild          *ebpf.ProgramSpec `ebpf:"fl_mod_child"`
+	FlModDescriptor     *ebpf.ProgramSpec `ebpf:"fl_mod_descriptor"`
+	FlModDescriptor32   *ebpf.ProgramSpec `ebpf:"fl_mod_descriptor_32"`
+	FlModEntry          *ebpf.ProgramSpec `ebpf:"fl_mod_entry"`
+	FlModFile           *ebpf.ProgramSpec `ebpf:"fl_mod_file"`
+	FlModLink           *ebpf.ProgramSpec `ebpf:"fl_mod_link"`
+	FlModPath           *ebpf.ProgramSpec `ebpf:"fl_mod_path"`
+	FlModRename         *ebpf.ProgramSpec `ebpf:"fl_mod_rename"`
+	FlProbeAccess       *ebpf.ProgramSpec `ebpf:"fl_probe_access"`
+	FlProbeChild        *ebpf.ProgramSpec `ebpf:"fl_probe_child"`
+	FlProbeDescriptor   *ebpf.ProgramSpec `ebpf:"fl_probe_descriptor"`
+	FlProbeDescriptor32 *ebpf.ProgramSpec `ebpf:"fl_probe_descriptor_32"`
+	FlProbeEntry        *ebpf.ProgramSpec `ebpf:"fl_probe_entry"`
+	FlProbeFile         *ebpf.ProgramSpec `ebpf:"fl_probe_file"`
+	FlProbeLink         *ebpf.ProgramSpec `ebpf:"fl_probe_link"`
+	FlProbePath         *ebpf.ProgramSpec `ebpf:"fl_probe_path"`
+	FlProbeRename       *ebpf.ProgramSpec `ebpf:"fl_probe_rename"`
 }
 
 // ObjectsMapSpecs contains maps before they are loaded into the kernel.
@@ -225,14 +256,17 @@ type ObjectsMapSpecs struct {
 	FlSampled    *ebpf.MapSpec `ebpf:"fl_sampled"`
 	FlStats      *ebpf.MapSpec `ebpf:"fl_stats"`
 	FlTargets    *ebpf.MapSpec `ebpf:"fl_targets"`
+	FlVerdicts   *ebpf.MapSpec `ebpf:"fl_verdicts"`
 }
 
 // ObjectsVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsVariableSpecs struct {
+	FlFailure    *ebpf.VariableSpec `ebpf:"fl_failure"`
 	FlFileConfig *ebpf.VariableSpec `ebpf:"fl_file_config"`
 	FlHook       *ebpf.VariableSpec `ebpf:"fl_hook"`
+	FlParameters *ebpf.VariableSpec `ebpf:"fl_parameters"`
 }
 
 // ObjectsObjects contains all objects after they have been loaded into the kernel.
@@ -264,6 +298,7 @@ type ObjectsMaps struct {
 	FlSampled    *ebpf.Map `ebpf:"fl_sampled"`
 	FlStats      *ebpf.Map `ebpf:"fl_stats"`
 	FlTargets    *ebpf.Map `ebpf:"fl_targets"`
+	FlVerdicts   *ebpf.Map `ebpf:"fl_verdicts"`
 }
 
 func (m *ObjectsMaps) Close() error {
@@ -277,6 +312,7 @@ func (m *ObjectsMaps) Close() error {
 		m.FlSampled,
 		m.FlStats,
 		m.FlTargets,
+		m.FlVerdicts,
 	)
 }
 
@@ -284,36 +320,47 @@ func (m *ObjectsMaps) Close() error {
 //
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsVariables struct {
+	FlFailure    *ebpf.Variable `ebpf:"fl_failure"`
 	FlFileConfig *ebpf.Variable `ebpf:"fl_file_config"`
 	FlHook       *ebpf.Variable `ebpf:"fl_hook"`
+	FlParameters *ebpf.Variable `ebpf:"fl_parameters"`
 }
 
 // ObjectsPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsPrograms struct {
-	FlDescriptor   *ebpf.Program `ebpf:"fl_descriptor"`
-	FlDescriptor32 *ebpf.Program `ebpf:"fl_descriptor_32"`
-	FlLsmAccess    *ebpf.Program `ebpf:"fl_lsm_access"`
-	FlLsmChild     *ebpf.Program `ebpf:"fl_lsm_child"`
-	FlLsmEntry     *ebpf.Program `ebpf:"fl_lsm_entry"`
-	FlLsmFile      *ebpf.Program `ebpf:"fl_lsm_file"`
-	FlLsmLink      *ebpf.Program `ebpf:"fl_lsm_link"`
-	FlLsmPath      *ebpf.Program `ebpf:"fl_lsm_path"`
-	FlLsmRename    *ebpf.Program `ebpf:"fl_lsm_rename"`
-	FlModAccess    *ebpf.Program `ebpf:"fl_mod_access"`
-	FlModChild     *ebpf.Program `ebpf:"fl_mod_child"`
-	FlModEntry     *ebpf.Program `ebpf:"fl_mod_entry"`
-	FlModFile      *ebpf.Program `ebpf:"fl_mod_file"`
-	FlModLink      *ebpf.Program `ebpf:"fl_mod_link"`
-	FlModPath      *ebpf.Program `ebpf:"fl_mod_path"`
-	FlModRename    *ebpf.Program `ebpf:"fl_mod_rename"`
+	FlDeliver           *ebpf.Program `ebpf:"fl_deliver"`
+	FlLsmAccess         *ebpf.Program `ebpf:"fl_lsm_access"`
+	FlLsmChild          *ebpf.Program `ebpf:"fl_lsm_child"`
+	FlLsmEntry          *ebpf.Program `ebpf:"fl_lsm_entry"`
+	FlLsmFile           *ebpf.Program `ebpf:"fl_lsm_file"`
+	FlLsmLink           *ebpf.Program `ebpf:"fl_lsm_link"`
+	FlLsmPath           *ebpf.Program `ebpf:"fl_lsm_path"`
+	FlLsmRename         *ebpf.Program `ebpf:"fl_lsm_rename"`
+	FlModAccess         *ebpf.Program `ebpf:"fl_mod_access"`
+	FlModChild          *ebpf.Program `ebpf:"fl_mod_child"`
+	FlModDescriptor     *ebpf.Program `ebpf:"fl_mod_descriptor"`
+	FlModDescriptor32   *ebpf.Program `ebpf:"fl_mod_descriptor_32"`
+	FlModEntry          *ebpf.Program `ebpf:"fl_mod_entry"`
+	FlModFile           *ebpf.Program `ebpf:"fl_mod_file"`
+	FlModLink           *ebpf.Program `ebpf:"fl_mod_link"`
+	FlModPath           *ebpf.Program `ebpf:"fl_mod_path"`
+	FlModRename         *ebpf.Program `ebpf:"fl_mod_rename"`
+	FlProbeAccess       *ebpf.Program `ebpf:"fl_probe_access"`
+	FlProbeChild        *ebpf.Program `ebpf:"fl_probe_child"`
+	FlProbeDescriptor   *ebpf.Program `ebpf:"fl_probe_descriptor"`
+	FlProbeDescriptor32 *ebpf.Program `ebpf:"fl_probe_descriptor_32"`
+	FlProbeEntry        *ebpf.Program `ebpf:"fl_probe_entry"`
+	FlProbeFile         *ebpf.Program `ebpf:"fl_probe_file"`
+	FlProbeLink         *ebpf.Program `ebpf:"fl_probe_link"`
+	FlProbePath         *ebpf.Program `ebpf:"fl_probe_path"`
+	FlProbeRename       *ebpf.Program `ebpf:"fl_probe_rename"`
 }
 
 func (p *ObjectsPrograms) Close() error {
 	return _ObjectsClose(
-		p.FlDescriptor,
-		p.FlDescriptor32,
+		p.FlDeliver,
 		p.FlLsmAccess,
 		p.FlLsmChild,
 		p.FlLsmEntry,
@@ -323,11 +370,22 @@ func (p *ObjectsPrograms) Close() error {
 		p.FlLsmRename,
 		p.FlModAccess,
 		p.FlModChild,
+		p.FlModDescriptor,
+		p.FlModDescriptor32,
 		p.FlModEntry,
 		p.FlModFile,
 		p.FlModLink,
 		p.FlModPath,
 		p.FlModRename,
+		p.FlProbeAccess,
+		p.FlProbeChild,
+		p.FlProbeDescriptor,
+		p.FlProbeDescriptor32,
+		p.FlProbeEntry,
+		p.FlProbeFile,
+		p.FlProbeLink,
+		p.FlProbePath,
+		p.FlProbeRename,
 	)
 }
 

@@ -19,43 +19,44 @@ type OldObjectsFlCharacters struct {
 	Nothing uint64
 }
 
-type OldObjectsFlFileConfig struct {
-	_       structs.HostLayout
-	Failure struct {
-		_    structs.HostLayout
-		Dice struct {
-			_           structs.HostLayout
-			Seed        uint64
-			Skip        uint64
-			Every       uint64
-			First       uint64
-			Probability uint64
-			Loss        uint64
-			Correlation uint64
-			GoodToBad   uint64
-			BadToGood   uint64
-			LossGood    uint64
-			LossBad     uint64
-			Ramp        uint64
-			PulseOn     uint64
-			PulsePeriod uint64
-			Model       uint32
-			Pad         uint32
-		}
-		Target struct {
-			_       structs.HostLayout
-			Levels  uint32
-			Cgroups uint32
-		}
-		Errors [8]struct {
-			_     structs.HostLayout
-			Below uint64
-			Error uint32
-			Pad   uint32
-		}
-		ErrorsUsed uint32
-		Observe    uint32
+type OldObjectsFlFailure struct {
+	_    structs.HostLayout
+	Dice struct {
+		_           structs.HostLayout
+		Seed        uint64
+		Skip        uint64
+		Every       uint64
+		First       uint64
+		Probability uint64
+		Loss        uint64
+		Correlation uint64
+		GoodToBad   uint64
+		BadToGood   uint64
+		LossGood    uint64
+		LossBad     uint64
+		Ramp        uint64
+		PulseOn     uint64
+		PulsePeriod uint64
+		Model       uint32
+		Pad         uint32
 	}
+	Target struct {
+		_       structs.HostLayout
+		Levels  uint32
+		Cgroups uint32
+	}
+	Errors [8]struct {
+		_     structs.HostLayout
+		Below uint64
+		Error uint32
+		Pad   uint32
+	}
+	ErrorsUsed uint32
+	Observe    uint32
+}
+
+type OldObjectsFlFileConfig struct {
+	_      structs.HostLayout
 	Layout struct {
 		_            structs.HostLayout
 		FileDentry   uint32
@@ -89,9 +90,11 @@ type OldObjectsFlFileConfig struct {
 }
 
 type OldObjectsFlHook struct {
-	_         structs.HostLayout
-	Operation uint32
-	Mask      uint32
+	_              structs.HostLayout
+	Operation      uint32
+	Mask           uint32
+	OtherOperation uint32
+	OtherMask      uint32
 }
 
 type OldObjectsFlLease struct {
@@ -104,6 +107,11 @@ type OldObjectsFlOrder struct {
 	_       structs.HostLayout
 	Ordinal uint64
 	Hits    uint64
+}
+
+type OldObjectsFlParameters struct {
+	_      structs.HostLayout
+	Offset [4]uint32
 }
 
 type OldObjectsFlPlace struct {
@@ -123,33 +131,46 @@ type OldObjectsFlStats struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	OldObjectsMapFlAnchors       = "fl_anchors"
-	OldObjectsMapFlCgroups       = "fl_cgroups"
-	OldObjectsMapFlCharacters    = "fl_characters"
-	OldObjectsMapFlEvents        = "fl_events"
-	OldObjectsMapFlLease         = "fl_lease"
-	OldObjectsMapFlSampled       = "fl_sampled"
-	OldObjectsMapFlStats         = "fl_stats"
-	OldObjectsMapFlTargets       = "fl_targets"
-	OldObjectsMapFlToken         = "fl_token"
-	OldObjectsProgFlDescriptor   = "fl_descriptor"
-	OldObjectsProgFlDescriptor32 = "fl_descriptor_32"
-	OldObjectsProgFlLsmAccess    = "fl_lsm_access"
-	OldObjectsProgFlLsmChild     = "fl_lsm_child"
-	OldObjectsProgFlLsmEntry     = "fl_lsm_entry"
-	OldObjectsProgFlLsmFile      = "fl_lsm_file"
-	OldObjectsProgFlLsmLink      = "fl_lsm_link"
-	OldObjectsProgFlLsmPath      = "fl_lsm_path"
-	OldObjectsProgFlLsmRename    = "fl_lsm_rename"
-	OldObjectsProgFlModAccess    = "fl_mod_access"
-	OldObjectsProgFlModChild     = "fl_mod_child"
-	OldObjectsProgFlModEntry     = "fl_mod_entry"
-	OldObjectsProgFlModFile      = "fl_mod_file"
-	OldObjectsProgFlModLink      = "fl_mod_link"
-	OldObjectsProgFlModPath      = "fl_mod_path"
-	OldObjectsProgFlModRename    = "fl_mod_rename"
-	OldObjectsVarFlFileConfig    = "fl_file_config"
-	OldObjectsVarFlHook          = "fl_hook"
+	OldObjectsMapFlAnchors            = "fl_anchors"
+	OldObjectsMapFlCgroups            = "fl_cgroups"
+	OldObjectsMapFlCharacters         = "fl_characters"
+	OldObjectsMapFlEvents             = "fl_events"
+	OldObjectsMapFlLease              = "fl_lease"
+	OldObjectsMapFlSampled            = "fl_sampled"
+	OldObjectsMapFlStats              = "fl_stats"
+	OldObjectsMapFlTargets            = "fl_targets"
+	OldObjectsMapFlToken              = "fl_token"
+	OldObjectsMapFlVerdicts           = "fl_verdicts"
+	OldObjectsProgFlDeliver           = "fl_deliver"
+	OldObjectsProgFlLsmAccess         = "fl_lsm_access"
+	OldObjectsProgFlLsmChild          = "fl_lsm_child"
+	OldObjectsProgFlLsmEntry          = "fl_lsm_entry"
+	OldObjectsProgFlLsmFile           = "fl_lsm_file"
+	OldObjectsProgFlLsmLink           = "fl_lsm_link"
+	OldObjectsProgFlLsmPath           = "fl_lsm_path"
+	OldObjectsProgFlLsmRename         = "fl_lsm_rename"
+	OldObjectsProgFlModAccess         = "fl_mod_access"
+	OldObjectsProgFlModChild          = "fl_mod_child"
+	OldObjectsProgFlModDescriptor     = "fl_mod_descriptor"
+	OldObjectsProgFlModDescriptor32   = "fl_mod_descriptor_32"
+	OldObjectsProgFlModEntry          = "fl_mod_entry"
+	OldObjectsProgFlModFile           = "fl_mod_file"
+	OldObjectsProgFlModLink           = "fl_mod_link"
+	OldObjectsProgFlModPath           = "fl_mod_path"
+	OldObjectsProgFlModRename         = "fl_mod_rename"
+	OldObjectsProgFlProbeAccess       = "fl_probe_access"
+	OldObjectsProgFlProbeChild        = "fl_probe_child"
+	OldObjectsProgFlProbeDescriptor   = "fl_probe_descriptor"
+	OldObjectsProgFlProbeDescriptor32 = "fl_probe_descriptor_32"
+	OldObjectsProgFlProbeEntry        = "fl_probe_entry"
+	OldObjectsProgFlProbeFile         = "fl_probe_file"
+	OldObjectsProgFlProbeLink         = "fl_probe_link"
+	OldObjectsProgFlProbePath         = "fl_probe_path"
+	OldObjectsProgFlProbeRename       = "fl_probe_rename"
+	OldObjectsVarFlFailure            = "fl_failure"
+	OldObjectsVarFlFileConfig         = "fl_file_config"
+	OldObjectsVarFlHook               = "fl_hook"
+	OldObjectsVarFlParameters         = "fl_parameters"
 )
 
 // LoadOldObjects returns the embedded CollectionSpec for OldObjects.
@@ -194,22 +215,32 @@ type OldObjectsSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type OldObjectsProgramSpecs struct {
-	FlDescriptor   *ebpf.ProgramSpec `ebpf:"fl_descriptor"`
-	FlDescriptor32 *ebpf.ProgramSpec `ebpf:"fl_descriptor_32"`
-	FlLsmAccess    *ebpf.ProgramSpec `ebpf:"fl_lsm_access"`
-	FlLsmChild     *ebpf.ProgramSpec `ebpf:"fl_lsm_child"`
-	FlLsmEntry     *ebpf.ProgramSpec `ebpf:"fl_lsm_entry"`
-	FlLsmFile      *ebpf.ProgramSpec `ebpf:"fl_lsm_file"`
-	FlLsmLink      *ebpf.ProgramSpec `ebpf:"fl_lsm_link"`
-	FlLsmPath      *ebpf.ProgramSpec `ebpf:"fl_lsm_path"`
-	FlLsmRename    *ebpf.ProgramSpec `ebpf:"fl_lsm_rename"`
-	FlModAccess    *ebpf.ProgramSpec `ebpf:"fl_mod_access"`
-	FlModChild     *ebpf.ProgramSpec `ebpf:"fl_mod_child"`
-	FlModEntry     *ebpf.ProgramSpec `ebpf:"fl_mod_entry"`
-	FlModFile      *ebpf.ProgramSpec `ebpf:"fl_mod_file"`
-	FlModLink      *ebpf.ProgramSpec `ebpf:"fl_mod_link"`
-	FlModPath      *ebpf.ProgramSpec `ebpf:"fl_mod_path"`
-	FlModRename    *ebpf.ProgramSpec `ebpf:"fl_mod_rename"`
+	FlDeliver           *ebpf.ProgramSpec `ebpf:"fl_deliver"`
+	FlLsmAccess         *ebpf.ProgramSpec `ebpf:"fl_lsm_access"`
+	FlLsmChild          *ebpf.ProgramSpec `ebpf:"fl_lsm_child"`
+	FlLsmEntry          *ebpf.ProgramSpec `ebpf:"fl_lsm_entry"`
+	FlLsmFile           *ebpf.ProgramSpec `ebpf:"fl_lsm_file"`
+	FlLsmLink           *ebpf.ProgramSpec `ebpf:"fl_lsm_link"`
+	FlLsmPath           *ebpf.ProgramSpec `ebpf:"fl_lsm_path"`
+	FlLsmRename         *ebpf.ProgramSpec `ebpf:"fl_lsm_rename"`
+	FlModAccess         *ebpf.ProgramSpec `ebpf:"fl_mod_access"`
+	FlModChild          *ebpf.ProgramSpec `ebpf:"fl_mod_child"`
+	FlModDescriptor     *ebpf.ProgramSpec `ebpf:"fl_mod_descriptor"`
+	FlModDescriptor32   *ebpf.ProgramSpec `ebpf:"fl_mod_descriptor_32"`
+	FlModEntry          *ebpf.ProgramSpec `ebpf:"fl_mod_entry"`
+	FlModFile           *ebpf.ProgramSpec `ebpf:"fl_mod_file"`
+	FlModLink           *ebpf.ProgramSpec `ebpf:"fl_mod_link"`
+	FlModPath           *ebpf.ProgramSpec `ebpf:"fl_mod_path"`
+	FlModRename         *ebpf.ProgramSpec `ebpf:"fl_mod_rename"`
+	FlProbeAccess       *ebpf.ProgramSpec `ebpf:"fl_probe_access"`
+	FlProbeChild        *ebpf.ProgramSpec `ebpf:"fl_probe_child"`
+	FlProbeDescriptor   *ebpf.ProgramSpec `ebpf:"fl_probe_descriptor"`
+	FlProbeDescriptor32 *ebpf.ProgramSpec `ebpf:"fl_probe_descriptor_32"`
+	FlProbeEntry        *ebpf.ProgramSpec `ebpf:"fl_probe_entry"`
+	FlProbeFile         *ebpf.ProgramSpec `ebpf:"fl_probe_file"`
+	FlProbeLink         *ebpf.ProgramSpec `ebpf:"fl_probe_link"`
+	FlProbePath         *ebpf.ProgramSpec `ebpf:"fl_probe_path"`
+	FlProbeRename       *ebpf.ProgramSpec `ebpf:"fl_probe_rename"`
 }
 
 // OldObjectsMapSpecs contains maps before they are loaded into the kernel.
@@ -225,14 +256,17 @@ type OldObjectsMapSpecs struct {
 	FlStats      *ebpf.MapSpec `ebpf:"fl_stats"`
 	FlTargets    *ebpf.MapSpec `ebpf:"fl_targets"`
 	FlToken      *ebpf.MapSpec `ebpf:"fl_token"`
+	FlVerdicts   *ebpf.MapSpec `ebpf:"fl_verdicts"`
 }
 
 // OldObjectsVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type OldObjectsVariableSpecs struct {
+	FlFailure    *ebpf.VariableSpec `ebpf:"fl_failure"`
 	FlFileConfig *ebpf.VariableSpec `ebpf:"fl_file_config"`
 	FlHook       *ebpf.VariableSpec `ebpf:"fl_hook"`
+	FlParameters *ebpf.VariableSpec `ebpf:"fl_parameters"`
 }
 
 // OldObjectsObjects contains all objects after they have been loaded into the kernel.
@@ -264,6 +298,7 @@ type OldObjectsMaps struct {
 	FlStats      *ebpf.Map `ebpf:"fl_stats"`
 	FlTargets    *ebpf.Map `ebpf:"fl_targets"`
 	FlToken      *ebpf.Map `ebpf:"fl_token"`
+	FlVerdicts   *ebpf.Map `ebpf:"fl_verdicts"`
 }
 
 func (m *OldObjectsMaps) Close() error {
@@ -277,6 +312,7 @@ func (m *OldObjectsMaps) Close() error {
 		m.FlStats,
 		m.FlTargets,
 		m.FlToken,
+		m.FlVerdicts,
 	)
 }
 
@@ -284,36 +320,47 @@ func (m *OldObjectsMaps) Close() error {
 //
 // It can be passed to LoadOldObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type OldObjectsVariables struct {
+	FlFailure    *ebpf.Variable `ebpf:"fl_failure"`
 	FlFileConfig *ebpf.Variable `ebpf:"fl_file_config"`
 	FlHook       *ebpf.Variable `ebpf:"fl_hook"`
+	FlParameters *ebpf.Variable `ebpf:"fl_parameters"`
 }
 
 // OldObjectsPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadOldObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type OldObjectsPrograms struct {
-	FlDescriptor   *ebpf.Program `ebpf:"fl_descriptor"`
-	FlDescriptor32 *ebpf.Program `ebpf:"fl_descriptor_32"`
-	FlLsmAccess    *ebpf.Program `ebpf:"fl_lsm_access"`
-	FlLsmChild     *ebpf.Program `ebpf:"fl_lsm_child"`
-	FlLsmEntry     *ebpf.Program `ebpf:"fl_lsm_entry"`
-	FlLsmFile      *ebpf.Program `ebpf:"fl_lsm_file"`
-	FlLsmLink      *ebpf.Program `ebpf:"fl_lsm_link"`
-	FlLsmPath      *ebpf.Program `ebpf:"fl_lsm_path"`
-	FlLsmRename    *ebpf.Program `ebpf:"fl_lsm_rename"`
-	FlModAccess    *ebpf.Program `ebpf:"fl_mod_access"`
-	FlModChild     *ebpf.Program `ebpf:"fl_mod_child"`
-	FlModEntry     *ebpf.Program `ebpf:"fl_mod_entry"`
-	FlModFile      *ebpf.Program `ebpf:"fl_mod_file"`
-	FlModLink      *ebpf.Program `ebpf:"fl_mod_link"`
-	FlModPath      *ebpf.Program `ebpf:"fl_mod_path"`
-	FlModRename    *ebpf.Program `ebpf:"fl_mod_rename"`
+	FlDeliver           *ebpf.Program `ebpf:"fl_deliver"`
+	FlLsmAccess         *ebpf.Program `ebpf:"fl_lsm_access"`
+	FlLsmChild          *ebpf.Program `ebpf:"fl_lsm_child"`
+	FlLsmEntry          *ebpf.Program `ebpf:"fl_lsm_entry"`
+	FlLsmFile           *ebpf.Program `ebpf:"fl_lsm_file"`
+	FlLsmLink           *ebpf.Program `ebpf:"fl_lsm_link"`
+	FlLsmPath           *ebpf.Program `ebpf:"fl_lsm_path"`
+	FlLsmRename         *ebpf.Program `ebpf:"fl_lsm_rename"`
+	FlModAccess         *ebpf.Program `ebpf:"fl_mod_access"`
+	FlModChild          *ebpf.Program `ebpf:"fl_mod_child"`
+	FlModDescriptor     *ebpf.Program `ebpf:"fl_mod_descriptor"`
+	FlModDescriptor32   *ebpf.Program `ebpf:"fl_mod_descriptor_32"`
+	FlModEntry          *ebpf.Program `ebpf:"fl_mod_entry"`
+	FlModFile           *ebpf.Program `ebpf:"fl_mod_file"`
+	FlModLink           *ebpf.Program `ebpf:"fl_mod_link"`
+	FlModPath           *ebpf.Program `ebpf:"fl_mod_path"`
+	FlModRename         *ebpf.Program `ebpf:"fl_mod_rename"`
+	FlProbeAccess       *ebpf.Program `ebpf:"fl_probe_access"`
+	FlProbeChild        *ebpf.Program `ebpf:"fl_probe_child"`
+	FlProbeDescriptor   *ebpf.Program `ebpf:"fl_probe_descriptor"`
+	FlProbeDescriptor32 *ebpf.Program `ebpf:"fl_probe_descriptor_32"`
+	FlProbeEntry        *ebpf.Program `ebpf:"fl_probe_entry"`
+	FlProbeFile         *ebpf.Program `ebpf:"fl_probe_file"`
+	FlProbeLink         *ebpf.Program `ebpf:"fl_probe_link"`
+	FlProbePath         *ebpf.Program `ebpf:"fl_probe_path"`
+	FlProbeRename       *ebpf.Program `ebpf:"fl_probe_rename"`
 }
 
 func (p *OldObjectsPrograms) Close() error {
 	return _OldObjectsClose(
-		p.FlDescriptor,
-		p.FlDescriptor32,
+		p.FlDeliver,
 		p.FlLsmAccess,
 		p.FlLsmChild,
 		p.FlLsmEntry,
@@ -323,11 +370,22 @@ func (p *OldObjectsPrograms) Close() error {
 		p.FlLsmRename,
 		p.FlModAccess,
 		p.FlModChild,
+		p.FlModDescriptor,
+		p.FlModDescriptor32,
 		p.FlModEntry,
 		p.FlModFile,
 		p.FlModLink,
 		p.FlModPath,
 		p.FlModRename,
+		p.FlProbeAccess,
+		p.FlProbeChild,
+		p.FlProbeDescriptor,
+		p.FlProbeDescriptor32,
+		p.FlProbeEntry,
+		p.FlProbeFile,
+		p.FlProbeLink,
+		p.FlProbePath,
+		p.FlProbeRename,
 	)
 }
 

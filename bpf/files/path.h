@@ -16,8 +16,7 @@
  */
 #pragma once
 
-#include "../include/abi.h"
-#include <bpf/bpf_helpers.h>
+#include "../include/read.h"
 
 enum {
 	COMPONENTS_MAX = 16,
@@ -95,27 +94,6 @@ struct {
 	__type(key, struct fl_place);
 	__type(value, __u32);
 } fl_anchors SEC(".maps");
-
-static __always_inline __u64 load_word(const void *at)
-{
-	__u64 value = 0;
-
-	bpf_probe_read_kernel(&value, sizeof(value), at);
-	return value;
-}
-
-static __always_inline __u32 load_half(const void *at)
-{
-	__u32 value = 0;
-
-	bpf_probe_read_kernel(&value, sizeof(value), at);
-	return value;
-}
-
-static __always_inline const void *load_pointer(const void *at)
-{
-	return (const void *)load_word(at);
-}
 
 static __always_inline const void *inode_of(const volatile struct fl_layout *layout,
 					    const void *dentry)

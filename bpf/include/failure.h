@@ -32,20 +32,22 @@ struct fl_failure {
 };
 _Static_assert(sizeof(struct fl_failure) == 120 + 8 + ERRORS_MAX * 16 + 8, "known to Go");
 
+volatile const struct fl_failure fl_failure;
+
 /*
  * Returns when the fault began if the current task is of its target, else 0. *now is
  * CLOCK_BOOTTIME.
  */
-static __always_inline __u64 concerned(const volatile struct fl_failure *failure, __u64 *now)
+static __always_inline __u64 concerned(__u64 *now)
 {
 	__u64 start = lease_start(now);
 
-	return start && runs_in(&failure->target) ? start : 0;
+	return start && runs_in(&fl_failure.target) ? start : 0;
 }
 
-static __always_inline __u32 choose_error(const volatile struct fl_failure *failure,
-					  __u64 ordinal)
+static __always_inline __u32 choose_error(__u64 ordinal)
 {
+	const volatile struct fl_failure *failure = &fl_failure;
 	__u64 random;
 
 	if (failure->errors_used <= 1)
@@ -61,9 +63,9 @@ static __always_inline __u32 choose_error(const volatile struct fl_failure *fail
  * Decides about a call that matches, of a task that is concerned: 0, or the errno
  * with which it fails. Who lets it fail counts it as hit. *sampled is told.
  */
-static __always_inline __u32 decide_failure(const volatile struct fl_failure *failure,
-					    __u64 start, __u64 now, int *sampled)
+static __always_inline __u32 decide_failure(__u64 start, __u64 now, int *sampled)
 {
+	const volatile struct fl_failure *failure = &fl_failure;
 	enum fl_throw thrown;
 	__u64 ordinal;
 
@@ -78,5 +80,5 @@ static __always_inline __u32 decide_failure(const volatile struct fl_failure *fa
 	if (thrown == THROW_MISS)
 		return 0;
 	*sampled = sample_is_due(now);
-	return failure->observe ? 0 : choose_error(failure, ordinal);
+	return failure->observe ? 0 : choose_error(ordinal);
 }

@@ -42,18 +42,13 @@ struct fl_condition {
 _Static_assert(sizeof(struct fl_condition) == 24, "known to Go");
 
 struct fl_call_config {
-	struct fl_failure failure;
 	/* All of them have to be met. */
 	struct fl_condition conditions[CONDITIONS_MAX];
 	__u32 conditions_used;
 	/* Where in the registers the number of the call is, bytes. */
 	__u32 number_offset;
-	/* Where a kprobe finds the function's first argument, bytes. */
-	__u32 first_offset;
-	__u32 pad;
 };
-_Static_assert(sizeof(struct fl_call_config) == sizeof(struct fl_failure) + CONDITIONS_MAX * 24 + 16,
-	       "known to Go");
+_Static_assert(sizeof(struct fl_call_config) == CONDITIONS_MAX * 24 + 8, "known to Go");
 
 volatile const struct fl_call_config fl_call_config;
 
@@ -155,7 +150,7 @@ static __always_inline long decide(const void *registers, enum fl_entry entry, _
 
 	if (!all_met(registers, entry))
 		return 0;
-	error = decide_failure(&fl_call_config.failure, start, now, &sampled);
+	error = decide_failure(start, now, &sampled);
 	if (sampled)
 		sample_call(registers, entry, error, now);
 	return -(long)error;

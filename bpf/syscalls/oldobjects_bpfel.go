@@ -14,42 +14,7 @@ import (
 )
 
 type OldObjectsFlCallConfig struct {
-	_       structs.HostLayout
-	Failure struct {
-		_    structs.HostLayout
-		Dice struct {
-			_           structs.HostLayout
-			Seed        uint64
-			Skip        uint64
-			Every       uint64
-			First       uint64
-			Probability uint64
-			Loss        uint64
-			Correlation uint64
-			GoodToBad   uint64
-			BadToGood   uint64
-			LossGood    uint64
-			LossBad     uint64
-			Ramp        uint64
-			PulseOn     uint64
-			PulsePeriod uint64
-			Model       uint32
-			Pad         uint32
-		}
-		Target struct {
-			_       structs.HostLayout
-			Levels  uint32
-			Cgroups uint32
-		}
-		Errors [8]struct {
-			_     structs.HostLayout
-			Below uint64
-			Error uint32
-			Pad   uint32
-		}
-		ErrorsUsed uint32
-		Observe    uint32
-	}
+	_          structs.HostLayout
 	Conditions [16]struct {
 		_          structs.HostLayout
 		Value      int64
@@ -59,8 +24,42 @@ type OldObjectsFlCallConfig struct {
 	}
 	ConditionsUsed uint32
 	NumberOffset   uint32
-	FirstOffset    uint32
-	Pad            uint32
+}
+
+type OldObjectsFlFailure struct {
+	_    structs.HostLayout
+	Dice struct {
+		_           structs.HostLayout
+		Seed        uint64
+		Skip        uint64
+		Every       uint64
+		First       uint64
+		Probability uint64
+		Loss        uint64
+		Correlation uint64
+		GoodToBad   uint64
+		BadToGood   uint64
+		LossGood    uint64
+		LossBad     uint64
+		Ramp        uint64
+		PulseOn     uint64
+		PulsePeriod uint64
+		Model       uint32
+		Pad         uint32
+	}
+	Target struct {
+		_       structs.HostLayout
+		Levels  uint32
+		Cgroups uint32
+	}
+	Errors [8]struct {
+		_     structs.HostLayout
+		Below uint64
+		Error uint32
+		Pad   uint32
+	}
+	ErrorsUsed uint32
+	Observe    uint32
 }
 
 type OldObjectsFlLease struct {
@@ -73,6 +72,11 @@ type OldObjectsFlOrder struct {
 	_       structs.HostLayout
 	Ordinal uint64
 	Hits    uint64
+}
+
+type OldObjectsFlParameters struct {
+	_      structs.HostLayout
+	Offset [4]uint32
 }
 
 type OldObjectsFlStats struct {
@@ -102,6 +106,8 @@ const (
 	OldObjectsProgFlOverride   = "fl_override"
 	OldObjectsProgFlOverride32 = "fl_override_32"
 	OldObjectsVarFlCallConfig  = "fl_call_config"
+	OldObjectsVarFlFailure     = "fl_failure"
+	OldObjectsVarFlParameters  = "fl_parameters"
 )
 
 // LoadOldObjects returns the embedded CollectionSpec for OldObjects.
@@ -174,6 +180,8 @@ type OldObjectsMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type OldObjectsVariableSpecs struct {
 	FlCallConfig *ebpf.VariableSpec `ebpf:"fl_call_config"`
+	FlFailure    *ebpf.VariableSpec `ebpf:"fl_failure"`
+	FlParameters *ebpf.VariableSpec `ebpf:"fl_parameters"`
 }
 
 // OldObjectsObjects contains all objects after they have been loaded into the kernel.
@@ -224,6 +232,8 @@ func (m *OldObjectsMaps) Close() error {
 // It can be passed to LoadOldObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type OldObjectsVariables struct {
 	FlCallConfig *ebpf.Variable `ebpf:"fl_call_config"`
+	FlFailure    *ebpf.Variable `ebpf:"fl_failure"`
+	FlParameters *ebpf.Variable `ebpf:"fl_parameters"`
 }
 
 // OldObjectsPrograms contains all programs after they have been loaded into the kernel.

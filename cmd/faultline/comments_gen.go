@@ -102,6 +102,8 @@ var comments = map[string]string{
 	"Result.version":               "Version of the program that ran it.",
 	"SectorRange.first":            "512-byte sectors, first and last included.",
 	"SocketError.errno":            "By name: ECONNREFUSED.",
+	"SocketError.families":         "Of the socket: IPV4 and IPV6 (default), UNIX, NETLINK, PACKET, VSOCK.",
+	"SocketError.operations":       "CONNECT, BIND, LISTEN, ACCEPT, SEND, RECV, GETSOCKOPT, SETSOCKOPT.",
 	"Step.name":                    "Shown in progress and in the result; default \"step N\".",
 	"SyscallError.allow_hang":      "Also calls that leave threads waiting for ever when they fail, such as futex.",
 	"SyscallError.arguments":       "All of them have to be met.",

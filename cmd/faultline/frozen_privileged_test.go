@@ -48,9 +48,9 @@ type freezing struct {
 	// file of the cgroup that tells of the fault, for faults that no datagram
 	// feels.
 	file string
-	// asks: the fault is felt by a program that asks for the file system of a
-	// directory over and over, which is @ in fields.
-	asks bool
+	// asks is a command that is run over and over and feels the fault, by failing.
+	// @ is a directory, here and in fields.
+	asks string
 }
 
 func (f freezing) name() string {
@@ -58,6 +58,14 @@ func (f freezing) name() string {
 }
 
 func needs(capabilities ...kernel.Capability) []kernel.Capability { return capabilities }
+
+// Questions for the file system of a directory, a way to an address, and a name.
+const (
+	askStatfs  = "stat -f @"
+	askConnect = "bash -c ': > /dev/udp/" + testenv.AddressB + "/9'"
+	// A question for the address of x, and what begins the answer.
+	askName = "bash -c 'exec 3<>/dev/udp/" + testenv.AddressB + `/53; printf "ab\1\0\0\1\0\0\0\0\0\0\1x\0\0\1\0\1" >&3; read -t 0.4 -n 1 <&3'`
+)
 
 var freezings = []freezing{
 	{kind: "networkLoss", fields: "{percent: 100}", mechanism: "tcx", needs: needs(kernel.TCX)},
@@ -86,10 +94,14 @@ var freezings = []freezing{
 	{kind: "cpuPressure", fields: "{limit: 20%}", file: "cpu.max", needs: needs(kernel.CPUController)},
 	{kind: "memoryPressure", fields: "{limit: 64MiB}", file: "memory.high", needs: needs(kernel.MemoryController)},
 	{kind: "pidsPressure", fields: `{limit: "50"}`, file: "pids.max", needs: needs(kernel.PidsController)},
-	{kind: "syscallError", fields: "{calls: [statfs], errno: EIO}", mechanism: "fmod_ret", asks: true, needs: needs(kernel.FmodRetSyscall)},
-	{kind: "syscallError", fields: "{calls: [statfs], errno: EIO}", mechanism: "kprobe_override", asks: true, needs: needs(kernel.KprobeOverride)},
-	{kind: "fileError", fields: "{operations: [STATFS], path: @, errno: EIO}", mechanism: "lsm", asks: true, needs: needs(kernel.LSM)},
-	{kind: "fileError", fields: "{operations: [STATFS], path: @, errno: EIO}", mechanism: "fmod_ret_security", asks: true, needs: needs(kernel.FmodRetSecurity)},
+	{kind: "syscallError", fields: "{calls: [statfs], errno: EIO}", mechanism: "fmod_ret", asks: askStatfs, needs: needs(kernel.FmodRetSyscall)},
+	{kind: "syscallError", fields: "{calls: [statfs], errno: EIO}", mechanism: "kprobe_override", asks: askStatfs, needs: needs(kernel.KprobeOverride)},
+	{kind: "fileError", fields: "{operations: [STATFS], path: @, errno: EIO}", mechanism: "lsm", asks: askStatfs, needs: needs(kernel.LSM)},
+	{kind: "fileError", fields: "{operations: [STATFS], path: @, errno: EIO}", mechanism: "fmod_ret_security", asks: askStatfs, needs: needs(kernel.FmodRetSecurity)},
+	{kind: "socketError", fields: "{operations: [CONNECT], errno: EIO}", mechanism: "cgroup_sock", asks: askConnect, needs: needs(kernel.SetRetval)},
+	{kind: "socketError", fields: "{operations: [CONNECT], errno: EIO}", mechanism: "lsm", asks: askConnect, needs: needs(kernel.LSM)},
+	{kind: "socketError", fields: "{operations: [CONNECT], errno: EIO}", mechanism: "fmod_ret_security", asks: askConnect, needs: needs(kernel.FmodRetSecurity)},
+	{kind: "dnsFault", fields: "{names: ['*'], answer: TIMEOUT}", asks: askName, needs: needs(kernel.CgroupConnect)},
 	{kind: "processPause", fields: "{}", needs: needs(kernel.CgroupFreeze)},
 }
 
@@ -104,7 +116,7 @@ func TestFrozenRun(t *testing.T) {
 	for _, f := range freezings {
 		t.Run(f.name(), func(t *testing.T) {
 			// Large programs are loaded, which takes its time on an emulated machine.
-			if !f.asks {
+			if f.asks == "" {
 				t.Parallel()
 			}
 			f.freeze(t)
@@ -215,12 +227,14 @@ spec:
 }
 
 // watch returns what tells of the fault: how many datagrams have arrived, what a file
-// holds, or how often a question about the directory asked was answered.
+// holds, or how often a question was answered.
 func (f freezing) watch(w *world, asked string) func() string {
-	if f.asks {
+	if f.asks != "" {
+		var ready string
+		testenv.StartProgram(w.t, testenv.Cgroup(w.t), w.network.B, "echo", testenv.AddressB+":53").Read(&ready)
 		answers := filepath.Join(w.t.TempDir(), "answers")
-		testenv.StartProgram(w.t, w.app, nil, "sh", "-c",
-			"while kill -0 $PPID; do stat -f "+asked+" && echo >> "+answers+"; sleep 0.3; done >/dev/null 2>&1")
+		testenv.StartProgram(w.t, w.app, w.network.A, "sh", "-c",
+			"while kill -0 $PPID; do "+strings.ReplaceAll(f.asks, "@", asked)+" && echo >> "+answers+"; sleep 0.3; done >/dev/null 2>&1")
 		return func() string {
 			info, err := os.Stat(answers)
 			if err != nil {

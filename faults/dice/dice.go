@@ -140,8 +140,7 @@ func Derive(seed uint64, name string) uint64 {
 	return splitmix(seed ^ splitmix(h.Sum64()))
 }
 
-// Sequence repeats the choices of the programs, one event after another,
-// leaving out the ramp and the pulse, which depend on time.
+// Sequence repeats the choices of the programs, one event after another.
 type Sequence struct {
 	config        Config
 	ordinal, hits uint64
@@ -151,11 +150,14 @@ type Sequence struct {
 // NewSequence begins with the first event.
 func NewSequence(c Config) *Sequence { return &Sequence{config: c} }
 
-// Next tells whether the next matching event is hit.
-func (s *Sequence) Next() bool {
+// Next tells whether the next matching event is hit, when the ramp is over.
+func (s *Sequence) Next() bool { return s.NextAt(math.MaxInt64) }
+
+// NextAt does so that long after the fault began.
+func (s *Sequence) NextAt(elapsed time.Duration) bool {
 	n := s.ordinal
 	s.ordinal++
-	hit := s.model(n) && s.rate(n)
+	hit := s.model(n) && s.rate(n) && s.ramp(n, nanoseconds(elapsed))
 	if hit && s.config.First != 0 && s.hits >= s.config.First {
 		return false
 	}
@@ -194,6 +196,18 @@ func (s *Sequence) model(n uint64) bool {
 	default:
 		return true
 	}
+}
+
+func (s *Sequence) ramp(n, elapsed uint64) bool {
+	return elapsed >= s.config.Ramp || s.chance(n, StreamRamp, (elapsed<<16)/s.config.Ramp<<16)
+}
+
+// Ordinal is that of the next event.
+func (s *Sequence) Ordinal() uint64 { return s.ordinal }
+
+// On tells whether a fault is in the on part of its pulse, that long after it began.
+func (c Config) On(elapsed time.Duration) bool {
+	return c.PulsePeriod == 0 || nanoseconds(elapsed)%c.PulsePeriod < c.PulseOn
 }
 
 func (s *Sequence) rate(n uint64) bool {

@@ -21,8 +21,8 @@ import (
 
 // The mechanisms.
 const (
-	mechanismLSM    = "lsm"
-	mechanismModify = "fmod_ret_security"
+	mechanismLSM    = tracing.MechanismLSM
+	mechanismModify = tracing.MechanismModify
 	// mechanismCalls is for FSYNC, and stands beside one of the others.
 	mechanismCalls = "fmod_ret"
 )
@@ -161,12 +161,12 @@ func (p *errorPlan) programs(ctx context.Context, mechanism string) (*tracing.Fa
 	if err != nil {
 		return nil, err
 	}
-	config := fileConfig{Failure: p.failure, Layout: layout, Pattern: p.where.matcher.pattern}
+	config := fileConfig{Layout: layout, Pattern: p.where.matcher.pattern}
 	if err := spec.Variables[files.ObjectsVarFlFileConfig].Set(config); err != nil {
 		return nil, fmt.Errorf("configuring programs: %w", err)
 	}
 	f := &tracing.Fault{
-		Spec: spec, Cgroups: p.req.Cgroups, Observe: p.req.Observe, Keep: p.keep, Decode: events.Decoder((*fileEvent).event),
+		Spec: spec, Cgroups: p.req.Cgroups, Failure: p.failure, Keep: p.keep, Decode: events.Decoder((*fileEvent).event),
 	}
 	if f.Hooks, err = p.hooks(mechanism); err != nil {
 		return nil, err
@@ -178,25 +178,8 @@ func (p *errorPlan) programs(ctx context.Context, mechanism string) (*tracing.Fa
 		}
 		f.Hooks = append(f.Hooks, calls...)
 	}
-	refused, err := f.Try()
-	if err != nil {
-		return nil, err
-	}
-	p.warnings = nil
-	f.Hooks = slices.DeleteFunc(f.Hooks, func(hook tracing.Hook) bool {
-		why := refused[hook.Function]
-		if why == nil || hook.Program != files.ObjectsProgFlDescriptor32 {
-			return false
-		}
-		delete(refused, hook.Function)
-		p.warnings = append(p.warnings, fmt.Sprintf("not hit: calls of 32-bit processes by %s: %s", hook.Function, kernel.AnswerOf(why).Reason))
-		return true
-	})
-	for function, why := range refused {
-		answer := kernel.AnswerOf(why)
-		return nil, fmt.Errorf("fileError is %w: %s: %s: %s", fault.ErrUnavailable, mechanism, function, answer.Reason)
-	}
-	return f, nil
+	p.warnings, err = f.Prune("fileError", mechanism)
+	return f, err
 }
 
 // calls are the hooks of FSYNC: the system calls themselves.
@@ -211,27 +194,21 @@ func (p *errorPlan) calls(ctx context.Context) (list []tracing.Hook, err error) 
 		return nil, err
 	}
 	for _, fn := range functions {
-		program := files.ObjectsProgFlDescriptor
+		shape := ofDescriptor
 		if fn.Is32 {
-			program = files.ObjectsProgFlDescriptor32
+			shape = ofDescriptor32
 		}
-		list = append(list, tracing.Hook{
-			Function: fn.Name, ID: fn.ID, Program: program, Name: fn.Call, Alone: true,
-			Variables: map[string]any{files.ObjectsVarFlHook: hookConfig{Operation: uint32(v1.FileOperation_FSYNC)}},
-		})
+		hook := tracing.Hook{Function: fn.Name, ID: fn.ID, Name: fn.Call, Only32: fn.Is32}
+		list = append(list, hook.Modified(shape, tracing.HookConfig{Operation: uint32(v1.FileOperation_FSYNC)})...)
 	}
 	return list, nil
 }
 
 // fileConfig is struct fl_file_config.
 type fileConfig struct {
-	Failure tracing.Failure
 	Layout  layout
 	Pattern pattern
 }
-
-// hookConfig is struct fl_hook.
-type hookConfig struct{ Operation, Mask uint32 }
 
 // hooks are those of the operations.
 func (p *errorPlan) hooks(mechanism string) (list []tracing.Hook, err error) {
@@ -241,46 +218,19 @@ func (p *errorPlan) hooks(mechanism string) (list []tracing.Hook, err error) {
 	case mechanism != mechanismCalls && p.onlySyncs():
 		return nil, fmt.Errorf("mechanism %s can't do FSYNC, for which no hook is asked; leave mechanism out", mechanism)
 	}
-	prefix := "bpf_lsm_"
-	if mechanism == mechanismModify {
-		prefix = "security_"
-	}
-	var names []string
+	var wanted []tracing.SecurityHook
 	for _, operation := range p.spec.GetOperations() {
 		for _, hook := range hooks[operation] {
-			names = append(names, prefix+hook.name)
+			hook.Operation, hook.What = uint32(operation), operation.String()
+			wanted = append(wanted, hook)
 		}
 	}
-	ids, err := kernel.FunctionIDs(names)
-	if err != nil {
-		return nil, err
-	}
-	for _, operation := range p.spec.GetOperations() {
-		for _, hook := range hooks[operation] {
-			id, found := ids[prefix+hook.name]
-			if !found && hook.newer {
-				continue
-			}
-			if !found {
-				return nil, fmt.Errorf("fileError is %w: %s: operation %s needs %s, which this kernel does not have", fault.ErrUnavailable, mechanism, operation, prefix+hook.name)
-			}
-			program := hook.shape.lsm
-			if mechanism == mechanismModify {
-				program = hook.shape.modify
-			}
-			list = append(list, tracing.Hook{
-				Function: prefix + hook.name, ID: id, Program: program, Name: strings.ToLower(operation.String()),
-				Alone:     mechanism == mechanismModify,
-				Variables: map[string]any{files.ObjectsVarFlHook: hookConfig{uint32(operation), hook.mask}},
-			})
-		}
-	}
-	return list, nil
+	return tracing.AtSecurityHooks(mechanism, wanted)
 }
 
 // keep tells the programs what names are matched with, and which directories lead to
 // files of the pattern: mounts and views come and go.
-func (p *errorPlan) keep(maps map[string]*ebpf.Map) error {
+func (p *errorPlan) keep(_ context.Context, maps map[string]*ebpf.Map) error {
 	if err := maps[files.ObjectsMapFlCharacters].Put(uint32(0), p.where.matcher.characters); err != nil {
 		return fmt.Errorf("writing the pattern: %w", err)
 	}

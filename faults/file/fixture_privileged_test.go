@@ -193,9 +193,6 @@ func eachMechanism(t *testing.T, test func(t *testing.T, mechanism string)) {
 					kernels.Missing(t, string(need), errors.New(answer.Reason))
 				}
 			}
-			if k, guest, _ := kernels.Current(); m.Name == "fmod_ret_security" && guest && !k.Supports("whole-trampolines") {
-				kernels.Missing(t, "whole-trampolines", errors.New("the kernel preempts, and leaves programs of a trampoline out when a task was preempted in them"))
-			}
 			test(t, m.Name)
 		})
 	}

@@ -1,11 +1,7 @@
 package file
 
 import (
-	"fmt"
-	"strings"
 	"sync"
-
-	"github.com/cilium/ebpf/btf"
 
 	"faultline.dev/faultline/faults/kernel"
 )
@@ -35,89 +31,27 @@ type layout struct {
 
 // readLayout asks the kernel's types, which don't change.
 var readLayout = sync.OnceValues(func() (layout, error) {
-	spec, err := btf.LoadKernelSpec()
-	if err != nil {
-		return layout{}, fmt.Errorf("reading the kernel's types: %w", err)
-	}
 	var l layout
-	for _, field := range []struct {
-		at    *uint32
-		paths string
-	}{
-		{&l.FileDentry, "file.f_path.dentry"},
-		{&l.PathDentry, "path.dentry"},
-		{&l.DentryParent, "dentry.d_parent"},
-		{&l.DentryInode, "dentry.d_inode"},
-		{&l.DentrySB, "dentry.d_sb"},
-		{&l.DentryLength, "dentry.d_name.len"},
-		{&l.DentryName, "dentry.d_name.name"},
-		{&l.DentryAlias, "dentry.d_u.d_alias dentry.d_alias"},
-		{&l.InodeNumber, "inode.i_ino"},
-		{&l.InodeMode, "inode.i_mode"},
-		{&l.InodeLinks, "inode.i_nlink"},
-		{&l.InodeAliases, "inode.i_dentry"},
-		{&l.SBDevice, "super_block.s_dev"},
-		{&l.TaskFiles, "task_struct.files"},
-		{&l.FilesTable, "files_struct.fdt"},
-		{&l.TableSize, "fdtable.max_fds"},
-		{&l.TableFiles, "fdtable.fd"},
-	} {
-		if *field.at, err = offset(spec, strings.Fields(field.paths)...); err != nil {
-			return layout{}, err
-		}
-	}
+	err := kernel.Offsets(map[string]*uint32{
+		"file.f_path.dentry":                &l.FileDentry,
+		"path.dentry":                       &l.PathDentry,
+		"dentry.d_parent":                   &l.DentryParent,
+		"dentry.d_inode":                    &l.DentryInode,
+		"dentry.d_sb":                       &l.DentrySB,
+		"dentry.d_name.len":                 &l.DentryLength,
+		"dentry.d_name.name":                &l.DentryName,
+		"dentry.d_u.d_alias dentry.d_alias": &l.DentryAlias,
+		"inode.i_ino":                       &l.InodeNumber,
+		"inode.i_mode":                      &l.InodeMode,
+		"inode.i_nlink":                     &l.InodeLinks,
+		"inode.i_dentry":                    &l.InodeAliases,
+		"super_block.s_dev":                 &l.SBDevice,
+		"task_struct.files":                 &l.TaskFiles,
+		"files_struct.fdt":                  &l.FilesTable,
+		"fdtable.max_fds":                   &l.TableSize,
+		"fdtable.fd":                        &l.TableFiles,
+	})
 	abi, _ := kernel.Syscalls()
 	l.Descriptor = [2]uint32{abi.Arguments[0], abi.Arguments32[0]}
-	return l, nil
+	return l, err
 })
-
-// offset finds a field by the name of a struct and those of its members, in bytes.
-// Several are what kernels of different times call it.
-func offset(spec *btf.Spec, paths ...string) (uint32, error) {
-	for _, path := range paths {
-		name, members, _ := strings.Cut(path, ".")
-		types, err := spec.AnyTypesByName(name)
-		if err != nil {
-			return 0, fmt.Errorf("looking for struct %s: %w", name, err)
-		}
-		for _, t := range types {
-			if s, ok := t.(*btf.Struct); ok {
-				if at, found := within(s.Members, strings.Split(members, ".")); found {
-					return at, nil
-				}
-			}
-		}
-	}
-	return 0, fmt.Errorf("this kernel has no %s", strings.Join(paths, " or "))
-}
-
-// within finds a field below some members, those without a name included.
-func within(members []btf.Member, names []string) (uint32, bool) {
-	for _, m := range members {
-		inner := innerOf(m.Type)
-		switch {
-		case m.Name == names[0] && len(names) == 1:
-			return m.Offset.Bytes(), true
-		case m.Name == names[0]:
-			if at, found := within(inner, names[1:]); found {
-				return m.Offset.Bytes() + at, true
-			}
-		case m.Name == "":
-			if at, found := within(inner, names); found {
-				return m.Offset.Bytes() + at, true
-			}
-		}
-	}
-	return 0, false
-}
-
-func innerOf(t btf.Type) []btf.Member {
-	switch t := btf.UnderlyingType(t).(type) {
-	case *btf.Struct:
-		return t.Members
-	case *btf.Union:
-		return t.Members
-	default:
-		return nil
-	}
-}

@@ -15,8 +15,8 @@ type ABI struct {
 	Arguments [6]uint32
 	// Number is the offset of the call's number, 4 bytes.
 	Number uint32
-	// First is where a function's own first argument is, in its own registers.
-	First uint32
+	// Parameters are where a function's own first ones are, in its own registers.
+	Parameters [4]uint32
 	// Prefixes32 and Arguments32 are the same for calls of 32-bit processes.
 	Prefixes32  []string
 	Arguments32 [6]uint32
@@ -29,10 +29,10 @@ type ABI struct {
 // arch/arm64/include/asm/ptrace.h).
 var abis = map[string]ABI{
 	"amd64": {
-		Prefix:    "__x64_sys_",
-		Arguments: [6]uint32{112, 104, 96, 56, 72, 64}, // di, si, dx, r10, r8, r9
-		Number:    120,                                 // orig_ax
-		First:     112,                                 // di
+		Prefix:     "__x64_sys_",
+		Arguments:  [6]uint32{112, 104, 96, 56, 72, 64}, // di, si, dx, r10, r8, r9
+		Number:     120,                                 // orig_ax
+		Parameters: [4]uint32{112, 104, 96, 88},         // di, si, dx, cx
 		Prefixes32: []string{
 			"__ia32_compat_sys_", "__ia32_sys_",
 		},
@@ -43,7 +43,7 @@ var abis = map[string]ABI{
 		Prefix:      "__arm64_sys_",
 		Arguments:   [6]uint32{0, 8, 16, 24, 32, 40}, // x0 to x5
 		Number:      280,                             // syscallno
-		First:       0,
+		Parameters:  [4]uint32{0, 8, 16, 24},
 		Prefixes32:  []string{"__arm64_compat_sys_"},
 		Arguments32: [6]uint32{0, 8, 16, 24, 32, 40},
 		Arch32:      "arm",

@@ -244,8 +244,8 @@ func (a *adoption) sameContent(name string, pinned, fresh *ebpf.Map) error {
 	case cgroupskb.ObjectsMapFlDecisions, cgroupskb.ObjectsMapFlDone:
 		return sameMap(name, pinned, fresh)
 	case cgroupskb.ObjectsMapFlPeers:
-		if len(a.plan.filter.hosts) > 0 {
-			return a.plan.peers.merge(pinned)
+		if len(a.plan.filter.Hosts) > 0 {
+			return a.plan.peers.Merge(pinned)
 		}
 	}
 	was, err := content(pinned)

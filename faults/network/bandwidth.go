@@ -12,6 +12,7 @@ import (
 	"faultline.dev/faultline/bpf/inbound"
 	"faultline.dev/faultline/faults/check"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/filter"
 	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/qdisc"
 )
@@ -70,7 +71,7 @@ func validateBandwidth(spec *v1.Fault) []fault.Problem {
 		p.Add("rate", "is %dbit; at least %dbit are allowed", rate, leastRate)
 	}
 	p.NoRate(spec, "networkBandwidth")
-	return append(p.List(), ValidateFilter(spec.GetFilter())...)
+	return append(p.List(), filter.Validate(spec.GetFilter())...)
 }
 
 // shape is a rate in bits per second, and a burst in bytes.
@@ -113,7 +114,7 @@ func planBandwidth(ctx context.Context, req fault.Request) (*fault.Plan, error) 
 		p.emulate(qdisc.TokenBucket{
 			Rate: max(p.shape.rate/8, 1), Burst: uint32(min(p.shape.burst, math.MaxUint32)), Longest: longestShaped,
 		}, longestShaped)
-	case p.filter.egress:
+	case p.filter.Egress:
 		p.egressProgram, p.hook = cgroupskb.ObjectsProgFlShapeEgress, holding[chosen]
 		p.queue = &qdisc.Params{Delay: longestShaped}
 	}

@@ -9,6 +9,7 @@ import (
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/filter"
 )
 
 // Packets claims the packets that a fault decides about.
@@ -68,35 +69,15 @@ func (c Packets) Conflict(other fault.Claim) string {
 		return ""
 	}
 	// Both were parsed before they became claims.
-	mine, _ := parseFilter(c.Filter)
-	theirs, _ := parseFilter(o.Filter)
-	if mine.disjoint(&theirs) || !mine.everybody() && !theirs.everybody() && !overlap(c.Peers, o.Peers) {
+	mine, _ := filter.Parse(c.Filter)
+	theirs, _ := filter.Parse(o.Filter)
+	if mine.Disjoint(&theirs) || !mine.Everybody() && !theirs.Everybody() && !overlap(c.Peers, o.Peers) {
 		return ""
 	}
 	if path := fault.Shared(c.Cgroups, o.Cgroups); path != "" {
 		return "the same packets of " + path
 	}
 	return ""
-}
-
-func (f *filter) disjoint(o *filter) bool {
-	if (!f.egress || !o.egress) && (!f.ingress || !o.ingress) {
-		return true
-	}
-	if f.protocol != v1.Filter_PROTOCOL_UNSPECIFIED && o.protocol != v1.Filter_PROTOCOL_UNSPECIFIED &&
-		f.protocol != o.protocol {
-		return true
-	}
-	opens := func(a, b *filter) bool {
-		return a.connections == v1.Filter_NEW && b.connections == v1.Filter_ESTABLISHED
-	}
-	if opens(f, o) || opens(o, f) {
-		return true
-	}
-	if f.needsPorts || o.needsPorts {
-		return f.ports.disjoint(o.ports) || f.localPorts.disjoint(o.localPorts)
-	}
-	return false
 }
 
 func overlap(a, b []netip.Prefix) bool {

@@ -8,6 +8,7 @@ import (
 	"faultline.dev/faultline/bpf/inbound"
 	"faultline.dev/faultline/faults/check"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/filter"
 	"faultline.dev/faultline/faults/kernel"
 )
 
@@ -48,7 +49,7 @@ func validateCorrupt(spec *v1.Fault) []fault.Problem {
 	if _, known := v1.NetworkCorrupt_Checksum_name[int32(corrupt.GetChecksum())]; !known {
 		p.Add("checksum", "%d is not known; give WRONG or RIGHT", corrupt.GetChecksum())
 	}
-	return append(p.List(), ValidateFilter(spec.GetFilter())...)
+	return append(p.List(), filter.Validate(spec.GetFilter())...)
 }
 
 func planCorrupt(ctx context.Context, req fault.Request) (*fault.Plan, error) {
@@ -64,11 +65,11 @@ func planCorrupt(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	}
 	corrupt := req.Spec.GetNetworkCorrupt()
 	p.dice.Share(corrupt)
-	if p.filter.connections == v1.Filter_NEW {
+	if p.filter.Connections == v1.Filter_NEW {
 		p.warn("packets that open a connection carry data only with TCP Fast Open: without it nothing is hit")
 	}
 	p.wrong = corrupt.GetChecksum() != v1.NetworkCorrupt_RIGHT
-	if p.filter.egress {
+	if p.filter.Egress {
 		p.egressProgram, p.hook = cgroupskb.ObjectsProgFlFlipEgress, damaging[chosen]
 	}
 	what := describeShare("flip a bit in %v %% of the packets", corrupt)

@@ -29,7 +29,7 @@ func byIFB() fault.Mechanism {
 // of sent packets. sent is "" where they are left alone.
 func (p *plan) direct(ctx context.Context, kind fault.Kind, r received, ladder ...string) (sent string, err error) {
 	named := p.req.Spec.GetMechanism()
-	if p.filter.egress {
+	if p.filter.Egress {
 		if named == mechanismIFB {
 			return "", fmt.Errorf("mechanism %s is for received packets; name one for those that are sent, or write direction: INGRESS", named)
 		}
@@ -37,14 +37,14 @@ func (p *plan) direct(ctx context.Context, kind fault.Kind, r received, ladder .
 			return "", err
 		}
 	}
-	if !p.filter.ingress {
+	if !p.filter.Ingress {
 		return sent, nil
 	}
 	if p.pinned() {
 		return "", fmt.Errorf("persistence PINNED of %s of received packets is %w; leave persistence out, or write direction: EGRESS", p.kind, fault.ErrNotBuilt)
 	}
 	req := p.req
-	if p.filter.egress {
+	if p.filter.Egress {
 		// What is named is for the other direction.
 		req.Spec = proto.Clone(req.Spec).(*v1.Fault)
 		req.Spec.Mechanism = ""

@@ -58,7 +58,7 @@ func planDuplicate(ctx context.Context, req fault.Request) (*fault.Plan, error) 
 	switch {
 	case chosen == mechanismNetem:
 		p.emulate(qdisc.Netem{Duplicate: true}, 0)
-	case p.filter.egress:
+	case p.filter.Egress:
 		p.egressProgram, p.hook = cgroupskb.ObjectsProgFlDupEgress, passing[chosen]
 	}
 	return p.finish(chosen, describeShare("double %v %% of the packets", duplicate))

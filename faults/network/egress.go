@@ -13,6 +13,7 @@ import (
 	"faultline.dev/faultline/bpf/tc"
 	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/filter"
 	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/faults/pin"
 	"faultline.dev/faultline/faults/qdisc"
@@ -144,7 +145,7 @@ type place struct {
 // refresh hooks the interfaces that have no hook yet, and sees to it that those
 // that need an fq qdisc still have it. It never lets one go: the kernel does
 // that when the interface ends.
-func (e *egress) refresh(ctx context.Context, peers *peerSet) error {
+func (e *egress) refresh(ctx context.Context, peers *filter.Peers) error {
 	found, err := netns.Of(e.cgroups)
 	if err != nil {
 		return err
@@ -162,8 +163,8 @@ func (e *egress) refresh(ctx context.Context, peers *peerSet) error {
 	return errors.Join(errs...)
 }
 
-func (e *egress) refreshNamespace(ctx context.Context, ns *netns.Namespace, peers *peerSet) error {
-	interfaces, err := outgoing(ns, peers.list())
+func (e *egress) refreshNamespace(ctx context.Context, ns *netns.Namespace, peers *filter.Peers) error {
+	interfaces, err := outgoing(ns, peers.List())
 	if err != nil {
 		return err
 	}

@@ -9,10 +9,10 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
-	"golang.org/x/sys/unix"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/cgroupskb"
+	"faultline.dev/faultline/faults/cgrouplink"
 	"faultline.dev/faultline/faults/events"
 	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
@@ -152,22 +152,10 @@ func (in *injection) newEgress(rec fault.Recorder) *egress {
 }
 
 func (in *injection) attach(cgroup fault.Cgroup) error {
-	dir, err := cgroup.Open()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = dir.Close() }()
 	for _, hook := range in.cgroupHooks() {
-		l, err := link.AttachRawLink(link.RawLinkOptions{
-			Target:  int(dir.Fd()),
-			Program: in.programs[hook.program],
-			Attach:  hook.attach,
-		})
-		if errors.Is(err, unix.EPERM) {
-			return fmt.Errorf("attaching to %s: a cgroup above it has a program that allows no others, as systemd's IPAddressAllow= attaches on old versions: %w", cgroup.Path, unix.EPERM)
-		}
+		l, err := cgrouplink.Attach(cgroup, in.programs[hook.program], hook.attach)
 		if err != nil {
-			return fmt.Errorf("attaching to %s: %w", cgroup.Path, err)
+			return err
 		}
 		in.links = append(in.links, l)
 		failpoint.Hit(failpoint.CgroupAttached)
@@ -228,7 +216,7 @@ func (in *injection) Renew(lease fault.Lease) error {
 
 // Refresh implements fault.Injection.
 func (in *injection) Refresh(ctx context.Context) error {
-	err := in.plan.peers.refresh(ctx, in.maps[cgroupskb.ObjectsMapFlPeers])
+	err := in.plan.peers.Refresh(ctx, in.maps[cgroupskb.ObjectsMapFlPeers])
 	if in.egress != nil {
 		err = errors.Join(err, in.egress.refresh(ctx, in.plan.peers))
 	}

@@ -4,6 +4,7 @@ import (
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/check"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/filter"
 	"faultline.dev/faultline/faults/kernel"
 )
 
@@ -40,5 +41,5 @@ func validateShare(spec *v1.Fault, kind string, share interface {
 	p := check.Problems{Prefix: kind}
 	p.Share("percent", share.GetPercent(), what)
 	p.Percent("correlation", share.GetCorrelation())
-	return append(p.List(), ValidateFilter(spec.GetFilter())...)
+	return append(p.List(), filter.Validate(spec.GetFilter())...)
 }

@@ -13,6 +13,7 @@ import (
 	"faultline.dev/faultline/faults/check"
 	"faultline.dev/faultline/faults/dice"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/filter"
 	"faultline.dev/faultline/faults/qdisc"
 )
 
@@ -36,7 +37,7 @@ duration: 60s`,
 func validateLatency(spec *v1.Fault) []fault.Problem {
 	p := check.Problems{Prefix: "networkLatency"}
 	p.Delay(spec.GetNetworkLatency(), false)
-	return append(p.List(), ValidateFilter(spec.GetFilter())...)
+	return append(p.List(), filter.Validate(spec.GetFilter())...)
 }
 
 func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
@@ -55,7 +56,7 @@ func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if chosen != mechanismNetem || p.filter.ingress {
+	if chosen != mechanismNetem || p.filter.Ingress {
 		p.delay = &delay
 	}
 	switch {
@@ -64,7 +65,7 @@ func planLatency(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 			Delay: time.Duration(delay.Delay), Jitter: time.Duration(delay.Jitter), Longest: delay.Longest(),
 			Correlation: uint32(min(delay.Correlation, math.MaxUint32)), Table: delay.Table.Netem(),
 		}, delay.Longest())
-	case p.filter.egress:
+	case p.filter.Egress:
 		p.egressProgram, p.hook, p.queue = cgroupskb.ObjectsProgFlHoldEgress, holding[chosen], &queue
 	}
 	return p.finish(chosen, describeLatency(req.Spec.GetNetworkLatency()))

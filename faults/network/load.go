@@ -9,7 +9,6 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
 
-	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/cgroupskb"
 	"faultline.dev/faultline/bpf/tc"
 	"faultline.dev/faultline/faults/qdisc"
@@ -73,84 +72,17 @@ func load(spec *ebpf.CollectionSpec, shared map[string]*ebpf.Map, wanted ...stri
 	return collection, nil
 }
 
-// Flags of enum fl_filter_flag.
-const (
-	filterPeers         = 1 << 0
-	filterExcludedPeers = 1 << 1
-	filterPorts         = 1 << 2
-	filterLocalPorts    = 1 << 3
-	filterExemptSSH     = 1 << 4
-	filterExempt        = 1 << 5
-	filterNew           = 1 << 6
-	filterEstablished   = 1 << 7
-	filterNeedsPorts    = 1 << 8
-)
-
-func (p *plan) filterFlags() uint32 {
-	var flags uint32
-	for flag, set := range map[uint32]bool{
-		filterPeers:         !p.filter.everybody(),
-		filterExcludedPeers: len(p.filter.excluded) > 0,
-		filterPorts:         p.filter.ports != nil,
-		filterLocalPorts:    p.filter.localPorts != nil,
-		filterExemptSSH:     p.filter.exemptSSH,
-		filterExempt:        len(p.exempt()) > 0,
-		filterNew:           p.filter.connections == v1.Filter_NEW,
-		filterEstablished:   p.filter.connections == v1.Filter_ESTABLISHED,
-		filterNeedsPorts:    p.filter.needsPorts,
-	} {
-		if set {
-			flags |= flag
-		}
-	}
-	return flags
-}
-
-// filterProtocol gives the values of enum fl_filter_protocol.
-func filterProtocol(protocol v1.Filter_Protocol) uint32 {
-	switch protocol {
-	case v1.Filter_TCP:
-		return 1
-	case v1.Filter_UDP:
-		return 2
-	case v1.Filter_ICMP:
-		return 3
-	default:
-		return 0
-	}
-}
-
-// fill writes the filter's lists.
+// fill writes the lists of the filter and of the delays.
 func (in *injection) fill() error {
 	p := in.plan
-	if err := putPrefixes(in.maps[cgroupskb.ObjectsMapFlPeers], p.peers.list()); err != nil {
+	if err := p.peers.Fill(in.maps, p.exempt()); err != nil {
 		return err
-	}
-	if err := putPrefixes(in.maps[cgroupskb.ObjectsMapFlExcluded], p.filter.excluded); err != nil {
-		return err
-	}
-	for first, set := range map[uint32]*portSet{0: p.filter.ports, 1024: p.filter.localPorts} {
-		if set == nil {
-			continue
-		}
-		for word, bits := range set {
-			if err := in.maps[cgroupskb.ObjectsMapFlPorts].Put(first+uint32(word), bits); err != nil {
-				return fmt.Errorf("writing ports: %w", err)
-			}
-		}
 	}
 	if p.delay != nil {
 		table := cgroupskb.ObjectsFlDelayTable{}
 		copy(table.Entries[:], p.delay.Table.Value())
 		if err := in.maps[cgroupskb.ObjectsMapFlDelays].Put(uint32(0), table); err != nil {
 			return fmt.Errorf("writing the table of delays: %w", err)
-		}
-	}
-	for _, address := range p.exempt() {
-		key := cgroupskb.ObjectsFlEndpoint{Port: address.Port()}
-		key.Address.Bytes = address.Addr().As16()
-		if err := in.maps[cgroupskb.ObjectsMapFlExempt].Put(key, uint8(1)); err != nil {
-			return fmt.Errorf("writing exempt address %s: %w", address, err)
 		}
 	}
 	return nil
@@ -186,7 +118,8 @@ func (p *plan) config(run, number uint32) cgroupskb.ObjectsFlConfig {
 	if p.wrong {
 		config.Wrong = 1
 	}
-	config.Filter.Flags, config.Filter.Protocol = p.filterFlags(), filterProtocol(p.filter.protocol)
+	filter := p.filter.Config(p.exempt())
+	config.Filter.Flags, config.Filter.Protocol = filter.Flags, filter.Protocol
 	if p.req.Observe {
 		config.Observe = 1
 	}

@@ -8,6 +8,7 @@ import (
 	"faultline.dev/faultline/bpf/cgroupskb"
 	"faultline.dev/faultline/faults/dice"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/filter"
 	"faultline.dev/faultline/faults/kernel"
 )
 
@@ -59,7 +60,7 @@ duration: 30s`,
 }
 
 func validateLoss(spec *v1.Fault) []fault.Problem {
-	problems := ValidateFilter(spec.GetFilter())
+	problems := filter.Validate(spec.GetFilter())
 	report := func(path, message string) {
 		problems = append(problems, fault.Problem{Path: "networkLoss" + path, Message: message})
 	}
@@ -101,10 +102,10 @@ func planLoss(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.filter.ingress {
+	if p.filter.Ingress {
 		p.ingressProgram = cgroupskb.ObjectsProgFlDropIngress
 	}
-	if p.filter.egress {
+	if p.filter.Egress {
 		if p.hook = passing[chosen]; p.hook != nil {
 			p.egressProgram = cgroupskb.ObjectsProgFlLoseEgress
 		} else {
@@ -118,7 +119,7 @@ func planLoss(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 // lossLadder is what auto may take: on egress never the mechanism that tells
 // the sender.
 func (p *plan) lossLadder() []string {
-	if p.filter.egress {
+	if p.filter.Egress {
 		return []string{mechanismTCX, mechanismClsBPF}
 	}
 	return []string{mechanismCgroupSKB}

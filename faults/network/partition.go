@@ -6,6 +6,7 @@ import (
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/cgroupskb"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/filter"
 	"faultline.dev/faultline/faults/kernel"
 )
 
@@ -31,7 +32,7 @@ duration: 30s`,
 }
 
 func validatePartition(spec *v1.Fault) []fault.Problem {
-	problems := ValidateFilter(spec.GetFilter())
+	problems := filter.Validate(spec.GetFilter())
 	if spec.GetRate() != nil {
 		problems = append(problems, fault.Problem{
 			Path:    "rate",
@@ -48,16 +49,16 @@ func planPartition(ctx context.Context, req fault.Request) (*fault.Plan, error) 
 		return nil, err
 	}
 	if req.Spec.GetFilter().GetDirection() == v1.Filter_DIRECTION_UNSPECIFIED {
-		p.filter.egress, p.filter.ingress = true, true
+		p.filter.Egress, p.filter.Ingress = true, true
 	}
 	chosen, err := fault.Choose(ctx, req, Partition(), mechanismCgroupSKB)
 	if err != nil {
 		return nil, err
 	}
-	if p.filter.egress {
+	if p.filter.Egress {
 		p.egressProgram = cgroupskb.ObjectsProgFlDropEgress
 	}
-	if p.filter.ingress {
+	if p.filter.Ingress {
 		p.ingressProgram = cgroupskb.ObjectsProgFlDropIngress
 	}
 	return p.finish(chosen, "lose every packet")

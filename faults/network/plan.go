@@ -10,13 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/cgroupskb"
 	"faultline.dev/faultline/faults/dice"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/filter"
 	"faultline.dev/faultline/faults/netns"
 	"faultline.dev/faultline/faults/pin"
 	"faultline.dev/faultline/faults/qdisc"
@@ -32,9 +32,9 @@ type plan struct {
 	// kind is the fault's name in the document.
 	kind   string
 	req    fault.Request
-	filter filter
+	filter filter.Filter
 	dice   dice.Config
-	peers  *peerSet
+	peers  *filter.Peers
 
 	// Programs of bpf/cgroupskb; "" where the direction is not touched.
 	egressProgram, ingressProgram string
@@ -83,7 +83,7 @@ func (p *plan) undo(otherwise string) string {
 }
 
 func newPlan(ctx context.Context, kind string, req fault.Request) (*plan, error) {
-	parsed, problems := parseFilter(req.Spec.GetFilter())
+	parsed, problems := filter.Parse(req.Spec.GetFilter())
 	if len(problems) > 0 {
 		var errs []error
 		for _, problem := range problems {
@@ -100,7 +100,7 @@ func newPlan(ctx context.Context, kind string, req fault.Request) (*plan, error)
 	if err := fault.CheckTargets(req.Cgroups); err != nil {
 		return nil, err
 	}
-	peers, err := newPeerSet(ctx, &p.filter, req.Resolver)
+	peers, err := filter.NewPeers(ctx, &p.filter, req.Resolver)
 	if err != nil {
 		return nil, err
 	}
@@ -115,9 +115,9 @@ func (p *plan) warn(format string, args ...any) {
 // claim lets other faults of the run hit the same packets, where what is decided
 // is done at the interface. What is lost of received packets is lost after that.
 func (p *plan) claim() Packets {
-	c := Packets{Cgroups: p.req.Cgroups, Filter: p.req.Spec.GetFilter(), Peers: p.peers.list()}
-	sent := !p.filter.egress || p.hook != nil
-	come := !p.filter.ingress || p.received != nil || p.ingressProgram == cgroupskb.ObjectsProgFlDropIngress && p.kind == "networkLoss"
+	c := Packets{Cgroups: p.req.Cgroups, Filter: p.req.Spec.GetFilter(), Peers: p.peers.List()}
+	sent := !p.filter.Egress || p.hook != nil
+	come := !p.filter.Ingress || p.received != nil || p.ingressProgram == cgroupskb.ObjectsProgFlDropIngress && p.kind == "networkLoss"
 	if sent && come {
 		c.Effect = p.kind
 	}
@@ -178,7 +178,7 @@ func (p *plan) interfaceChanges() (list []*v1.Change, err error) {
 		p.warn("the target has no processes now; interfaces are added as soon as it has some")
 	}
 	for _, ns := range namespaces {
-		interfaces, err := outgoing(ns, p.peers.list())
+		interfaces, err := outgoing(ns, p.peers.List())
 		if err != nil {
 			return nil, err
 		}
@@ -220,33 +220,16 @@ func (p *plan) queueChanges(i iface) ([]*v1.Change, error) {
 func (p *plan) summary(what string) string {
 	var parts []string
 	switch {
-	case p.filter.egress && p.filter.ingress:
+	case p.filter.Egress && p.filter.Ingress:
 		parts = append(parts, "sent and received")
-	case p.filter.ingress:
+	case p.filter.Ingress:
 		parts = append(parts, "received")
 	default:
 		parts = append(parts, "sent")
 	}
-	spec := p.req.Spec.GetFilter()
-	if p.filter.protocol != v1.Filter_PROTOCOL_UNSPECIFIED {
-		parts = append(parts, p.filter.protocol.String())
-	}
-	add := func(label string, texts []string) {
-		if len(texts) > 0 {
-			parts = append(parts, label+" "+strings.Join(texts, ", "))
-		}
-	}
-	add("peers", spec.GetPeers())
-	add("except", spec.GetExcludePeers())
-	add("hosts", spec.GetHosts())
-	add("ports", spec.GetPorts())
-	add("except ports", spec.GetExcludePorts())
-	add("local ports", spec.GetLocalPorts())
-	if p.filter.connections == v1.Filter_NEW || p.filter.connections == v1.Filter_ESTABLISHED {
-		parts = append(parts, strings.ToLower(p.filter.connections.String())+" connections")
-	}
+	parts = append(parts, filter.Describe(p.req.Spec.GetFilter())...)
 	exempt := p.exempt()
-	if p.filter.exemptSSH && (p.filter.protocol == v1.Filter_TCP || p.filter.protocol == v1.Filter_PROTOCOL_UNSPECIFIED) {
+	if p.filter.ExemptSSH && (p.filter.Protocol == v1.Filter_TCP || p.filter.Protocol == v1.Filter_PROTOCOL_UNSPECIFIED) {
 		parts = append(parts, "not TCP port 22")
 	}
 	if len(exempt) > 0 {
@@ -259,13 +242,5 @@ func (p *plan) summary(what string) string {
 	return text
 }
 
-// exempt leaves out the addresses that the document names itself.
-func (p *plan) exempt() []netip.AddrPort {
-	var list []netip.AddrPort
-	for _, address := range p.req.Exempt {
-		if !slices.Contains(p.peers.list(), single(address.Addr())) {
-			list = append(list, address)
-		}
-	}
-	return list
-}
+// exempt are the addresses that are never touched.
+func (p *plan) exempt() []netip.AddrPort { return p.peers.Exempt(p.req.Exempt) }

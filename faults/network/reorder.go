@@ -65,7 +65,7 @@ func planReorder(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	p.dice.Share(reorder)
 	p.gap = max(reorder.GetGap(), usualGap)
 	p.hitAtCgroup = true
-	if p.filter.egress {
+	if p.filter.Egress {
 		p.egressProgram, p.hook = cgroupskb.ObjectsProgFlFallEgress, holding[chosen]
 		p.queue = &qdisc.Params{Delay: longestFallen}
 	}

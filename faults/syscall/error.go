@@ -74,9 +74,7 @@ type errorPlan struct {
 	req     fault.Request
 	spec    *v1.SyscallError
 	failure tracing.Failure
-	// is32 has the functions for 32-bit processes alone.
-	is32 map[string]bool
-	// left are the functions that a mechanism leaves out, and why.
+	// left are warnings about functions that a mechanism leaves out.
 	left []string
 }
 
@@ -102,7 +100,6 @@ func planError(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 
 // programs are those that a mechanism puts in place.
 func (p *errorPlan) programs(ctx context.Context, mechanism string) (*tracing.Fault, error) {
-	p.left, p.is32 = nil, map[string]bool{}
 	find, at := lookup(inTypes), modifying
 	switch {
 	case mechanism == mechanismOverride:
@@ -127,50 +124,13 @@ func (p *errorPlan) programs(ctx context.Context, mechanism string) (*tracing.Fa
 		return nil, fmt.Errorf("configuring programs: %w", err)
 	}
 	f := &tracing.Fault{
-		Spec: spec, Cgroups: p.req.Cgroups, Observe: p.req.Observe, Decode: events.Decoder((*callEvent).event),
+		Spec: spec, Cgroups: p.req.Cgroups, Failure: p.failure, Decode: events.Decoder((*callEvent).event),
 	}
 	for _, fn := range functions {
-		p.is32[fn.name] = fn.is32
 		f.Hooks = append(f.Hooks, at(fn)...)
 	}
-	return f, p.prune(mechanism, f)
-}
-
-// prune returns ErrUnavailable with the calls that the kernel does not let a mechanism
-// answer. Functions for 32-bit processes alone can be done without: those that the
-// kernel does not give are left out, with a warning.
-func (p *errorPlan) prune(mechanism string, programs *tracing.Fault) error {
-	refused, err := programs.Try()
-	if err != nil {
-		return err
-	}
-	var texts []string
-	told := map[string]bool{}
-	programs.Hooks = slices.DeleteFunc(programs.Hooks, func(hook tracing.Hook) bool {
-		why := refused[hook.Function]
-		if why == nil {
-			return false
-		}
-		if told[hook.Function] {
-			return p.is32[hook.Function]
-		}
-		told[hook.Function] = true
-		answer := kernel.AnswerOf(why)
-		text := hook.Function + ": " + answer.Reason
-		if p.is32[hook.Function] {
-			p.left = append(p.left, "calls of 32-bit processes by "+text)
-			return true
-		}
-		if answer.Remedy != "" {
-			text += " (" + answer.Remedy + ")"
-		}
-		texts = append(texts, text)
-		return false
-	})
-	if len(texts) == 0 {
-		return nil
-	}
-	return fmt.Errorf("syscallError is %w: %s: %s", fault.ErrUnavailable, mechanism, strings.Join(texts, "; "))
+	p.left, err = f.Prune("syscallError", mechanism)
+	return f, err
 }
 
 // finish adds what is said and claimed.
@@ -179,9 +139,7 @@ func (p *errorPlan) finish(mechanism string, programs *tracing.Fault) (*fault.Pl
 	if err != nil {
 		return nil, err
 	}
-	for _, text := range p.left {
-		warnings = append(warnings, "not hit: "+text)
-	}
+	warnings = append(warnings, p.left...)
 	return &fault.Plan{
 		Mechanism: mechanism,
 		Summary:   p.summary(),
@@ -210,12 +168,9 @@ var comparisons = map[v1.Argument_Comparison]string{
 
 // callConfig is struct fl_call_config.
 type callConfig struct {
-	Failure        tracing.Failure
 	Conditions     [conditionsMax]condition
 	ConditionsUsed uint32
 	NumberOffset   uint32
-	FirstOffset    uint32
-	_              uint32
 }
 
 // condition is struct fl_condition.
@@ -227,11 +182,7 @@ type condition struct {
 }
 
 func (p *errorPlan) config(abi kernel.ABI) callConfig {
-	config := callConfig{
-		Failure:      p.failure,
-		NumberOffset: abi.Number,
-		FirstOffset:  abi.First,
-	}
+	config := callConfig{NumberOffset: abi.Number}
 	for i, a := range p.spec.GetArguments() {
 		config.Conditions[i] = condition{
 			Value:      a.GetValue(),

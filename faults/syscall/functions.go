@@ -151,21 +151,14 @@ func inSymbols(names []string) (map[string]place, error) {
 	return found, nil
 }
 
-// lanes is how many programs deliver verdicts at a function. One that a task was
-// preempted in is not free for others on its CPU, for as long as that lasts.
-const lanes = 4
-
 // modifying is the hook of a kernel that does not preempt.
 func modifying(fn function) []tracing.Hook {
 	return []tracing.Hook{fn.hook(syscalls.ObjectsProgFlModify, syscalls.ObjectsProgFlModify32, true)}
 }
 
-// delivering are those of one that does: a kprobe decides.
+// delivering are those of one that does.
 func delivering(fn function) []tracing.Hook {
-	decide := fn.hook(syscalls.ObjectsProgFlDecide, syscalls.ObjectsProgFlDecide32, false)
-	decide.ID = 0
-	deliver := fn.hook(syscalls.ObjectsProgFlDeliver, syscalls.ObjectsProgFlDeliver, false)
-	return append(slices.Repeat([]tracing.Hook{deliver}, lanes), decide)
+	return fn.hook(syscalls.ObjectsProgFlDecide, syscalls.ObjectsProgFlDecide32, false).Delivered()
 }
 
 // overriding is the hook of a kprobe that answers itself.
@@ -174,7 +167,7 @@ func overriding(fn function) []tracing.Hook {
 }
 
 func (fn function) hook(native, compat string, alone bool) tracing.Hook {
-	hook := tracing.Hook{Function: fn.name, ID: fn.id, Program: native, Name: fn.call, Alone: alone}
+	hook := tracing.Hook{Function: fn.name, ID: fn.id, Program: native, Name: fn.call, Alone: alone, Only32: fn.is32}
 	if fn.is32 {
 		hook.Program = compat
 	}

@@ -46,7 +46,7 @@ type injection struct {
 	final *fault.Counters
 }
 
-func (in *injection) set(rec fault.Recorder) (err error) {
+func (in *injection) set(ctx context.Context, rec fault.Recorder) (err error) {
 	if err := unlimit(); err != nil {
 		return err
 	}
@@ -72,19 +72,21 @@ func (in *injection) set(rec fault.Recorder) (err error) {
 		return err
 	}
 	if in.fault.Keep != nil {
-		if err := in.fault.Keep(in.maps.Maps); err != nil {
+		if err := in.fault.Keep(ctx, in.maps.Maps); err != nil {
 			return err
 		}
 	}
-	if in.events, err = events.Read(in.maps.Maps[eventsMap], in.fault.Decode); err != nil {
-		return err
+	if in.fault.Decode != nil {
+		if in.events, err = events.Read(in.maps.Maps[eventsMap], in.fault.Decode); err != nil {
+			return err
+		}
 	}
 	for i, hook := range in.fault.Hooks {
-		l, err := attach(in.programs[i], hook)
+		links, err := in.fault.attach(in.programs[i], hook)
+		in.links = append(in.links, links...)
 		if err != nil {
 			return err
 		}
-		in.links = append(in.links, l)
 		failpoint.Hit(failpoint.FunctionAttached)
 	}
 	return nil
@@ -97,6 +99,9 @@ func (in *injection) fill() error {
 		if err := token.Put(nil, order{}); err != nil {
 			return fmt.Errorf("putting the token down: %w", err)
 		}
+	}
+	if in.maps.Maps[targetsMap] == nil {
+		return nil // the hooks are the target's own
 	}
 	for i, cgroup := range in.fault.Cgroups {
 		if err := in.maps.Maps[targetsMap].Put(cgroup.ID, uint8(1)); err != nil {
@@ -136,11 +141,11 @@ func (in *injection) Renew(l fault.Lease) error {
 }
 
 // Refresh implements fault.Injection. The kernel knows who is in a cgroup.
-func (in *injection) Refresh(context.Context) error {
+func (in *injection) Refresh(ctx context.Context) error {
 	if in.fault.Keep == nil {
 		return nil
 	}
-	return in.fault.Keep(in.maps.Maps)
+	return in.fault.Keep(ctx, in.maps.Maps)
 }
 
 // Counters implements fault.Injection.
@@ -158,7 +163,7 @@ func (in *injection) Counters() (fault.Counters, error) {
 		sum.Chosen += s.Chosen
 		sum.Hit += s.Hit
 	}
-	if in.fault.Observe {
+	if in.fault.Failure.Observe != 0 {
 		sum.Hit = sum.Chosen
 	}
 	// The CPUs are read one after another: a call may be hit on one after it was

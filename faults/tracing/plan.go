@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/kernel"
 )
 
 // Choose goes down a ladder of mechanisms until the kernel has one and takes all its
@@ -38,13 +40,62 @@ func Choose(ctx context.Context, req fault.Request, kind fault.Kind, ladder []st
 	return "", nil, errors.Join(refusals...)
 }
 
+// Prune tries the programs and takes out those of 32-bit processes that the kernel
+// does not let a mechanism have; it returns warnings about them. If it refuses
+// others, the error is ErrUnavailable, and says which functions they are for.
+func (f *Fault) Prune(kind, mechanism string) (left []string, err error) {
+	refused, err := f.Try()
+	if err != nil {
+		return nil, err
+	}
+	var texts []string
+	told := map[string]bool{}
+	f.Hooks = slices.DeleteFunc(f.Hooks, func(hook Hook) bool {
+		why := refused[hook.Function]
+		if why == nil {
+			return false
+		}
+		if told[hook.Function] {
+			return hook.Only32
+		}
+		told[hook.Function] = true
+		answer := kernel.AnswerOf(why)
+		text := hook.Function + ": " + answer.Reason
+		if hook.Only32 {
+			left = append(left, "not hit: calls of 32-bit processes by "+text)
+			return true
+		}
+		if answer.Remedy != "" {
+			text += " (" + answer.Remedy + ")"
+		}
+		texts = append(texts, text)
+		return false
+	})
+	if len(texts) > 0 {
+		return nil, fmt.Errorf("%s is %w: %s: %s", kind, fault.ErrUnavailable, mechanism, strings.Join(texts, "; "))
+	}
+	return left, nil
+}
+
+const undoByKernel = "kernel (the link ends with the process)"
+
 // Changes lists what is put in place.
 func (f *Fault) Changes(mechanism string) (list []*v1.Change) {
 	for _, hook := range f.Hooks {
+		if hook.ofCgroups(f.Spec) {
+			for _, cgroup := range f.Cgroups {
+				list = append(list, &v1.Change{
+					Object: "cgroup " + cgroup.Path,
+					Action: fmt.Sprintf("attach program %s to %s", hook.Program, hook.Function),
+					Undo:   undoByKernel,
+				})
+			}
+			continue
+		}
 		list = append(list, &v1.Change{
 			Object: "function " + hook.Function,
 			Action: fmt.Sprintf("attach program %s (%s)", hook.Program, mechanism),
-			Undo:   "kernel (the link ends with the process)",
+			Undo:   undoByKernel,
 		})
 	}
 	return list

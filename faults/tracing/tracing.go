@@ -1,6 +1,7 @@
 // Package tracing keeps faults that live in programs at functions of the kernel.
 // Everybody's calls come by there, and the programs look at the task that makes
-// them: whether it is of the target (bpf/include/task.h).
+// them: whether it is of the target (bpf/include/task.h). Some kinds have programs at
+// hooks of the target's cgroups instead, where nobody else's calls come by.
 //
 // Nothing of such a fault outlives the process.
 package tracing
@@ -18,6 +19,7 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/faults/cgrouplink"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/kernel"
 )
@@ -28,11 +30,12 @@ const programNameMax = 15
 // programPrefix begins the name of every program of ours.
 const programPrefix = "fl_"
 
-// Hook is a function of the kernel, and the program for it.
+// Hook is a function of the kernel, or a hook of the target's cgroups, and the program
+// for it.
 type Hook struct {
-	// Function is its name: "__x64_sys_openat".
+	// Function is its name: "__x64_sys_openat", "cgroup/connect4".
 	Function string
-	// ID is its id in the kernel's types; 0 for a kprobe.
+	// ID is its id in the kernel's types; 0 for a kprobe and a hook of cgroups.
 	ID btf.TypeID
 	// Program is the one of Fault.Spec that runs there.
 	Program string
@@ -41,24 +44,26 @@ type Hook struct {
 	// Alone: nobody does what this program does not do. A kernel that preempts does
 	// not run it while a task is preempted in it on the same CPU.
 	Alone bool
+	// Only32: it is for 32-bit processes alone, and can be done without.
+	Only32 bool
 	// Variables are set for this program alone; nil for none.
 	Variables map[string]any
 }
 
 // Fault is what is put in place.
 type Fault struct {
-	// Spec holds the programs, configured; it must be a copy of the caller's own.
-	// Its maps are those of bpf/include: fl_lease, fl_stats, fl_events, fl_targets,
-	// fl_cgroups.
+	// Spec holds the programs, configured but for what bpf/include/failure.h and
+	// verdict.h want; it must be a copy of the caller's own.
+	// Its maps are those of bpf/include: fl_lease, fl_stats, and where programs look at
+	// tasks fl_targets and fl_cgroups.
 	Spec    *ebpf.CollectionSpec
 	Hooks   []Hook
 	Cgroups []fault.Cgroup
-	// Observe: nothing is hit, and what was chosen counts as hit.
-	Observe bool
+	Failure Failure
 	// Keep fills other maps, when they are made, and sees about once a second to it
 	// that they say what is. It may be nil.
-	Keep func(maps map[string]*ebpf.Map) error
-	// Decode makes an event of what the programs write to fl_events.
+	Keep func(ctx context.Context, maps map[string]*ebpf.Map) error
+	// Decode makes an event of what the programs write to fl_events; nil if they don't.
 	Decode func([]byte) *v1.Event
 }
 
@@ -98,7 +103,7 @@ func (f *Fault) try(shared *ebpf.Collection, hook Hook) (err error) {
 	if program.Type() != ebpf.Kprobe {
 		return nil
 	}
-	l, err := attach(program, hook)
+	l, err := attachFunction(program, hook)
 	if err != nil {
 		return err
 	}
@@ -115,6 +120,9 @@ func unlimit() error {
 
 // newMaps makes the maps of the programs, and no program.
 func (f *Fault) newMaps() (*ebpf.Collection, error) {
+	if err := f.configure(); err != nil {
+		return nil, err
+	}
 	spec := f.Spec.Copy()
 	clear(spec.Programs)
 	shared, err := ebpf.NewCollection(spec)
@@ -123,6 +131,27 @@ func (f *Fault) newMaps() (*ebpf.Collection, error) {
 	}
 	return shared, nil
 }
+
+// configure tells the programs what most of them want to know.
+func (f *Fault) configure() error {
+	abi, _ := kernel.Syscalls() // without it there are no probes of calls
+	for name, value := range map[string]any{failureVariable: f.Failure, parametersVariable: abi.Parameters} {
+		variable := f.Spec.Variables[name]
+		if variable == nil {
+			continue // nobody asks
+		}
+		if err := variable.Set(value); err != nil {
+			return fmt.Errorf("configuring programs: %w", err)
+		}
+	}
+	return nil
+}
+
+// The variables of bpf/include.
+const (
+	failureVariable    = "fl_failure"
+	parametersVariable = "fl_parameters"
+)
 
 // load loads the program of a hook.
 func (f *Fault) load(shared *ebpf.Collection, hook Hook) (*ebpf.Program, error) {
@@ -149,7 +178,7 @@ func (f *Fault) load(shared *ebpf.Collection, hook Hook) (*ebpf.Program, error) 
 	}
 	name := programPrefix + hook.Name
 	name = name[:min(len(name), programNameMax)]
-	if spec.Type == ebpf.Kprobe {
+	if hook.ID == 0 {
 		spec.Name = name
 		return ebpf.NewProgram(spec)
 	}
@@ -186,7 +215,40 @@ func (f *Fault) constants(hook Hook) (*ebpf.Map, error) {
 // kprobeUnit is there where perf_event_open(2) makes kprobes.
 const kprobeUnit = "/sys/bus/event_source/devices/kprobe/type"
 
-func attach(program *ebpf.Program, hook Hook) (l link.Link, err error) {
+// attach returns the links also with an error.
+func (f *Fault) attach(program *ebpf.Program, hook Hook) ([]link.Link, error) {
+	if !hook.ofCgroups(f.Spec) {
+		l, err := attachFunction(program, hook)
+		if err != nil {
+			return nil, err
+		}
+		return []link.Link{l}, nil
+	}
+	var links []link.Link
+	for _, cgroup := range f.Cgroups {
+		l, err := cgrouplink.Attach(cgroup, program, f.Spec.Programs[hook.Program].AttachType)
+		if errors.Is(err, fault.ErrGone) {
+			continue
+		}
+		if err != nil {
+			return links, err
+		}
+		links = append(links, l)
+	}
+	return links, nil
+}
+
+// ofCgroups tells whether a hook is one of the target's cgroups.
+func (h Hook) ofCgroups(spec *ebpf.CollectionSpec) bool {
+	switch spec.Programs[h.Program].Type {
+	case ebpf.CGroupSockAddr, ebpf.CGroupSockopt:
+		return true
+	default:
+		return false
+	}
+}
+
+func attachFunction(program *ebpf.Program, hook Hook) (l link.Link, err error) {
 	switch program.Type() {
 	case ebpf.Kprobe:
 		// Without it the library makes a probe that outlives the process (tracefs).
@@ -208,7 +270,7 @@ func attach(program *ebpf.Program, hook Hook) (l link.Link, err error) {
 // Inject puts the programs in place, idle.
 func (f *Fault) Inject(ctx context.Context, rec fault.Recorder) (fault.Injection, error) {
 	in := &injection{fault: f}
-	if err := in.set(rec); err != nil {
+	if err := in.set(ctx, rec); err != nil {
 		return nil, errors.Join(err, in.Revert(context.WithoutCancel(ctx)))
 	}
 	return in, nil

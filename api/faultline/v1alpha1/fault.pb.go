@@ -285,6 +285,67 @@ func (SocketError_Operation) EnumDescriptor() ([]byte, []int) {
 	return file_faultline_v1alpha1_fault_proto_rawDescGZIP(), []int{8, 0}
 }
 
+type SocketError_Family int32
+
+const (
+	SocketError_FAMILY_UNSPECIFIED SocketError_Family = 0
+	SocketError_IPV4               SocketError_Family = 1
+	SocketError_IPV6               SocketError_Family = 2
+	SocketError_UNIX               SocketError_Family = 3
+	SocketError_NETLINK            SocketError_Family = 4
+	SocketError_PACKET             SocketError_Family = 5
+	SocketError_VSOCK              SocketError_Family = 6
+)
+
+// Enum value maps for SocketError_Family.
+var (
+	SocketError_Family_name = map[int32]string{
+		0: "FAMILY_UNSPECIFIED",
+		1: "IPV4",
+		2: "IPV6",
+		3: "UNIX",
+		4: "NETLINK",
+		5: "PACKET",
+		6: "VSOCK",
+	}
+	SocketError_Family_value = map[string]int32{
+		"FAMILY_UNSPECIFIED": 0,
+		"IPV4":               1,
+		"IPV6":               2,
+		"UNIX":               3,
+		"NETLINK":            4,
+		"PACKET":             5,
+		"VSOCK":              6,
+	}
+)
+
+func (x SocketError_Family) Enum() *SocketError_Family {
+	p := new(SocketError_Family)
+	*p = x
+	return p
+}
+
+func (x SocketError_Family) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SocketError_Family) Descriptor() protoreflect.EnumDescriptor {
+	return file_faultline_v1alpha1_fault_proto_enumTypes[4].Descriptor()
+}
+
+func (SocketError_Family) Type() protoreflect.EnumType {
+	return &file_faultline_v1alpha1_fault_proto_enumTypes[4]
+}
+
+func (x SocketError_Family) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SocketError_Family.Descriptor instead.
+func (SocketError_Family) EnumDescriptor() ([]byte, []int) {
+	return file_faultline_v1alpha1_fault_proto_rawDescGZIP(), []int{8, 1}
+}
+
 type DnsFault_Answer int32
 
 const (
@@ -331,11 +392,11 @@ func (x DnsFault_Answer) String() string {
 }
 
 func (DnsFault_Answer) Descriptor() protoreflect.EnumDescriptor {
-	return file_faultline_v1alpha1_fault_proto_enumTypes[4].Descriptor()
+	return file_faultline_v1alpha1_fault_proto_enumTypes[5].Descriptor()
 }
 
 func (DnsFault_Answer) Type() protoreflect.EnumType {
-	return &file_faultline_v1alpha1_fault_proto_enumTypes[4]
+	return &file_faultline_v1alpha1_fault_proto_enumTypes[5]
 }
 
 func (x DnsFault_Answer) Number() protoreflect.EnumNumber {
@@ -390,11 +451,11 @@ func (x Argument_Comparison) String() string {
 }
 
 func (Argument_Comparison) Descriptor() protoreflect.EnumDescriptor {
-	return file_faultline_v1alpha1_fault_proto_enumTypes[5].Descriptor()
+	return file_faultline_v1alpha1_fault_proto_enumTypes[6].Descriptor()
 }
 
 func (Argument_Comparison) Type() protoreflect.EnumType {
-	return &file_faultline_v1alpha1_fault_proto_enumTypes[5]
+	return &file_faultline_v1alpha1_fault_proto_enumTypes[6]
 }
 
 func (x Argument_Comparison) Number() protoreflect.EnumNumber {
@@ -445,11 +506,11 @@ func (x DiskError_Operation) String() string {
 }
 
 func (DiskError_Operation) Descriptor() protoreflect.EnumDescriptor {
-	return file_faultline_v1alpha1_fault_proto_enumTypes[6].Descriptor()
+	return file_faultline_v1alpha1_fault_proto_enumTypes[7].Descriptor()
 }
 
 func (DiskError_Operation) Type() protoreflect.EnumType {
-	return &file_faultline_v1alpha1_fault_proto_enumTypes[6]
+	return &file_faultline_v1alpha1_fault_proto_enumTypes[7]
 }
 
 func (x DiskError_Operation) Number() protoreflect.EnumNumber {
@@ -953,10 +1014,13 @@ func (x *NetworkBandwidth) GetBurst() uint64 {
 }
 
 type SocketError struct {
-	state      protoimpl.MessageState  `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// CONNECT, BIND, LISTEN, ACCEPT, SEND, RECV, GETSOCKOPT, SETSOCKOPT.
 	Operations []SocketError_Operation `protobuf:"varint,1,rep,packed,name=operations,proto3,enum=faultline.v1alpha1.SocketError_Operation" json:"operations,omitempty"`
 	// By name: ECONNREFUSED.
-	Errno         string `protobuf:"bytes,2,opt,name=errno,proto3" json:"errno,omitempty"`
+	Errno string `protobuf:"bytes,2,opt,name=errno,proto3" json:"errno,omitempty"`
+	// Of the socket: IPV4 and IPV6 (default), UNIX, NETLINK, PACKET, VSOCK.
+	Families      []SocketError_Family `protobuf:"varint,3,rep,packed,name=families,proto3,enum=faultline.v1alpha1.SocketError_Family" json:"families,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1003,6 +1067,13 @@ func (x *SocketError) GetErrno() string {
 		return x.Errno
 	}
 	return ""
+}
+
+func (x *SocketError) GetFamilies() []SocketError_Family {
+	if x != nil {
+		return x.Families
+	}
+	return nil
 }
 
 type DnsFault struct {
@@ -2127,12 +2198,13 @@ const file_faultline_v1alpha1_fault_proto_rawDesc = "" +
 	"\x03gap\x18\x03 \x01(\rR\x03gap\"H\n" +
 	"\x10NetworkBandwidth\x12\x18\n" +
 	"\x04rate\x18\x01 \x01(\x04B\x04\xc8\xda\x18\x02R\x04rate\x12\x1a\n" +
-	"\x05burst\x18\x02 \x01(\x04B\x04\xc8\xda\x18\x01R\x05burst\"\xfa\x01\n" +
+	"\x05burst\x18\x02 \x01(\x04B\x04\xc8\xda\x18\x01R\x05burst\"\xa2\x03\n" +
 	"\vSocketError\x12I\n" +
 	"\n" +
 	"operations\x18\x01 \x03(\x0e2).faultline.v1alpha1.SocketError.OperationR\n" +
 	"operations\x12\x14\n" +
-	"\x05errno\x18\x02 \x01(\tR\x05errno\"\x89\x01\n" +
+	"\x05errno\x18\x02 \x01(\tR\x05errno\x12B\n" +
+	"\bfamilies\x18\x03 \x03(\x0e2&.faultline.v1alpha1.SocketError.FamilyR\bfamilies\"\x89\x01\n" +
 	"\tOperation\x12\x19\n" +
 	"\x15OPERATION_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aCONNECT\x10\x01\x12\b\n" +
@@ -2146,7 +2218,16 @@ const file_faultline_v1alpha1_fault_proto_rawDesc = "" +
 	"\n" +
 	"GETSOCKOPT\x10\a\x12\x0e\n" +
 	"\n" +
-	"SETSOCKOPT\x10\b\"\x86\x02\n" +
+	"SETSOCKOPT\x10\b\"b\n" +
+	"\x06Family\x12\x16\n" +
+	"\x12FAMILY_UNSPECIFIED\x10\x00\x12\b\n" +
+	"\x04IPV4\x10\x01\x12\b\n" +
+	"\x04IPV6\x10\x02\x12\b\n" +
+	"\x04UNIX\x10\x03\x12\v\n" +
+	"\aNETLINK\x10\x04\x12\n" +
+	"\n" +
+	"\x06PACKET\x10\x05\x12\t\n" +
+	"\x05VSOCK\x10\x06\"\x86\x02\n" +
 	"\bDnsFault\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\tR\x05names\x12\x14\n" +
 	"\x05types\x18\x02 \x03(\tR\x05types\x12;\n" +
@@ -2298,77 +2379,79 @@ func file_faultline_v1alpha1_fault_proto_rawDescGZIP() []byte {
 	return file_faultline_v1alpha1_fault_proto_rawDescData
 }
 
-var file_faultline_v1alpha1_fault_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_faultline_v1alpha1_fault_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
 var file_faultline_v1alpha1_fault_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_faultline_v1alpha1_fault_proto_goTypes = []any{
 	(Distribution)(0),            // 0: faultline.v1alpha1.Distribution
 	(FileOperation)(0),           // 1: faultline.v1alpha1.FileOperation
 	(NetworkCorrupt_Checksum)(0), // 2: faultline.v1alpha1.NetworkCorrupt.Checksum
 	(SocketError_Operation)(0),   // 3: faultline.v1alpha1.SocketError.Operation
-	(DnsFault_Answer)(0),         // 4: faultline.v1alpha1.DnsFault.Answer
-	(Argument_Comparison)(0),     // 5: faultline.v1alpha1.Argument.Comparison
-	(DiskError_Operation)(0),     // 6: faultline.v1alpha1.DiskError.Operation
-	(*NetworkLoss)(nil),          // 7: faultline.v1alpha1.NetworkLoss
-	(*GilbertElliott)(nil),       // 8: faultline.v1alpha1.GilbertElliott
-	(*NetworkPartition)(nil),     // 9: faultline.v1alpha1.NetworkPartition
-	(*NetworkLatency)(nil),       // 10: faultline.v1alpha1.NetworkLatency
-	(*NetworkDuplicate)(nil),     // 11: faultline.v1alpha1.NetworkDuplicate
-	(*NetworkCorrupt)(nil),       // 12: faultline.v1alpha1.NetworkCorrupt
-	(*NetworkReorder)(nil),       // 13: faultline.v1alpha1.NetworkReorder
-	(*NetworkBandwidth)(nil),     // 14: faultline.v1alpha1.NetworkBandwidth
-	(*SocketError)(nil),          // 15: faultline.v1alpha1.SocketError
-	(*DnsFault)(nil),             // 16: faultline.v1alpha1.DnsFault
-	(*Argument)(nil),             // 17: faultline.v1alpha1.Argument
-	(*SyscallError)(nil),         // 18: faultline.v1alpha1.SyscallError
-	(*SyscallDelay)(nil),         // 19: faultline.v1alpha1.SyscallDelay
-	(*WeightedErrno)(nil),        // 20: faultline.v1alpha1.WeightedErrno
-	(*FileError)(nil),            // 21: faultline.v1alpha1.FileError
-	(*FileDelay)(nil),            // 22: faultline.v1alpha1.FileDelay
-	(*SectorRange)(nil),          // 23: faultline.v1alpha1.SectorRange
-	(*DiskError)(nil),            // 24: faultline.v1alpha1.DiskError
-	(*DiskDelay)(nil),            // 25: faultline.v1alpha1.DiskDelay
-	(*CpuPressure)(nil),          // 26: faultline.v1alpha1.CpuPressure
-	(*MemoryPressure)(nil),       // 27: faultline.v1alpha1.MemoryPressure
-	(*IoPressure)(nil),           // 28: faultline.v1alpha1.IoPressure
-	(*PidsPressure)(nil),         // 29: faultline.v1alpha1.PidsPressure
-	(*ProcessKill)(nil),          // 30: faultline.v1alpha1.ProcessKill
-	(*ProcessPause)(nil),         // 31: faultline.v1alpha1.ProcessPause
-	(*durationpb.Duration)(nil),  // 32: google.protobuf.Duration
+	(SocketError_Family)(0),      // 4: faultline.v1alpha1.SocketError.Family
+	(DnsFault_Answer)(0),         // 5: faultline.v1alpha1.DnsFault.Answer
+	(Argument_Comparison)(0),     // 6: faultline.v1alpha1.Argument.Comparison
+	(DiskError_Operation)(0),     // 7: faultline.v1alpha1.DiskError.Operation
+	(*NetworkLoss)(nil),          // 8: faultline.v1alpha1.NetworkLoss
+	(*GilbertElliott)(nil),       // 9: faultline.v1alpha1.GilbertElliott
+	(*NetworkPartition)(nil),     // 10: faultline.v1alpha1.NetworkPartition
+	(*NetworkLatency)(nil),       // 11: faultline.v1alpha1.NetworkLatency
+	(*NetworkDuplicate)(nil),     // 12: faultline.v1alpha1.NetworkDuplicate
+	(*NetworkCorrupt)(nil),       // 13: faultline.v1alpha1.NetworkCorrupt
+	(*NetworkReorder)(nil),       // 14: faultline.v1alpha1.NetworkReorder
+	(*NetworkBandwidth)(nil),     // 15: faultline.v1alpha1.NetworkBandwidth
+	(*SocketError)(nil),          // 16: faultline.v1alpha1.SocketError
+	(*DnsFault)(nil),             // 17: faultline.v1alpha1.DnsFault
+	(*Argument)(nil),             // 18: faultline.v1alpha1.Argument
+	(*SyscallError)(nil),         // 19: faultline.v1alpha1.SyscallError
+	(*SyscallDelay)(nil),         // 20: faultline.v1alpha1.SyscallDelay
+	(*WeightedErrno)(nil),        // 21: faultline.v1alpha1.WeightedErrno
+	(*FileError)(nil),            // 22: faultline.v1alpha1.FileError
+	(*FileDelay)(nil),            // 23: faultline.v1alpha1.FileDelay
+	(*SectorRange)(nil),          // 24: faultline.v1alpha1.SectorRange
+	(*DiskError)(nil),            // 25: faultline.v1alpha1.DiskError
+	(*DiskDelay)(nil),            // 26: faultline.v1alpha1.DiskDelay
+	(*CpuPressure)(nil),          // 27: faultline.v1alpha1.CpuPressure
+	(*MemoryPressure)(nil),       // 28: faultline.v1alpha1.MemoryPressure
+	(*IoPressure)(nil),           // 29: faultline.v1alpha1.IoPressure
+	(*PidsPressure)(nil),         // 30: faultline.v1alpha1.PidsPressure
+	(*ProcessKill)(nil),          // 31: faultline.v1alpha1.ProcessKill
+	(*ProcessPause)(nil),         // 32: faultline.v1alpha1.ProcessPause
+	(*durationpb.Duration)(nil),  // 33: google.protobuf.Duration
 }
 var file_faultline_v1alpha1_fault_proto_depIdxs = []int32{
-	8,  // 0: faultline.v1alpha1.NetworkLoss.gilbert_elliott:type_name -> faultline.v1alpha1.GilbertElliott
-	32, // 1: faultline.v1alpha1.NetworkLatency.delay:type_name -> google.protobuf.Duration
-	32, // 2: faultline.v1alpha1.NetworkLatency.jitter:type_name -> google.protobuf.Duration
+	9,  // 0: faultline.v1alpha1.NetworkLoss.gilbert_elliott:type_name -> faultline.v1alpha1.GilbertElliott
+	33, // 1: faultline.v1alpha1.NetworkLatency.delay:type_name -> google.protobuf.Duration
+	33, // 2: faultline.v1alpha1.NetworkLatency.jitter:type_name -> google.protobuf.Duration
 	0,  // 3: faultline.v1alpha1.NetworkLatency.distribution:type_name -> faultline.v1alpha1.Distribution
 	2,  // 4: faultline.v1alpha1.NetworkCorrupt.checksum:type_name -> faultline.v1alpha1.NetworkCorrupt.Checksum
 	3,  // 5: faultline.v1alpha1.SocketError.operations:type_name -> faultline.v1alpha1.SocketError.Operation
-	4,  // 6: faultline.v1alpha1.DnsFault.answer:type_name -> faultline.v1alpha1.DnsFault.Answer
-	5,  // 7: faultline.v1alpha1.Argument.is:type_name -> faultline.v1alpha1.Argument.Comparison
-	17, // 8: faultline.v1alpha1.SyscallError.arguments:type_name -> faultline.v1alpha1.Argument
-	17, // 9: faultline.v1alpha1.SyscallDelay.arguments:type_name -> faultline.v1alpha1.Argument
-	32, // 10: faultline.v1alpha1.SyscallDelay.delay:type_name -> google.protobuf.Duration
-	32, // 11: faultline.v1alpha1.SyscallDelay.jitter:type_name -> google.protobuf.Duration
-	0,  // 12: faultline.v1alpha1.SyscallDelay.distribution:type_name -> faultline.v1alpha1.Distribution
-	1,  // 13: faultline.v1alpha1.FileError.operations:type_name -> faultline.v1alpha1.FileOperation
-	20, // 14: faultline.v1alpha1.FileError.errnos:type_name -> faultline.v1alpha1.WeightedErrno
-	1,  // 15: faultline.v1alpha1.FileDelay.operations:type_name -> faultline.v1alpha1.FileOperation
-	32, // 16: faultline.v1alpha1.FileDelay.delay:type_name -> google.protobuf.Duration
-	32, // 17: faultline.v1alpha1.FileDelay.jitter:type_name -> google.protobuf.Duration
-	0,  // 18: faultline.v1alpha1.FileDelay.distribution:type_name -> faultline.v1alpha1.Distribution
-	6,  // 19: faultline.v1alpha1.DiskError.operations:type_name -> faultline.v1alpha1.DiskError.Operation
-	23, // 20: faultline.v1alpha1.DiskError.sectors:type_name -> faultline.v1alpha1.SectorRange
-	6,  // 21: faultline.v1alpha1.DiskDelay.operations:type_name -> faultline.v1alpha1.DiskError.Operation
-	23, // 22: faultline.v1alpha1.DiskDelay.sectors:type_name -> faultline.v1alpha1.SectorRange
-	32, // 23: faultline.v1alpha1.DiskDelay.delay:type_name -> google.protobuf.Duration
-	32, // 24: faultline.v1alpha1.DiskDelay.jitter:type_name -> google.protobuf.Duration
-	0,  // 25: faultline.v1alpha1.DiskDelay.distribution:type_name -> faultline.v1alpha1.Distribution
-	32, // 26: faultline.v1alpha1.ProcessKill.interval:type_name -> google.protobuf.Duration
-	32, // 27: faultline.v1alpha1.ProcessPause.interval:type_name -> google.protobuf.Duration
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	4,  // 6: faultline.v1alpha1.SocketError.families:type_name -> faultline.v1alpha1.SocketError.Family
+	5,  // 7: faultline.v1alpha1.DnsFault.answer:type_name -> faultline.v1alpha1.DnsFault.Answer
+	6,  // 8: faultline.v1alpha1.Argument.is:type_name -> faultline.v1alpha1.Argument.Comparison
+	18, // 9: faultline.v1alpha1.SyscallError.arguments:type_name -> faultline.v1alpha1.Argument
+	18, // 10: faultline.v1alpha1.SyscallDelay.arguments:type_name -> faultline.v1alpha1.Argument
+	33, // 11: faultline.v1alpha1.SyscallDelay.delay:type_name -> google.protobuf.Duration
+	33, // 12: faultline.v1alpha1.SyscallDelay.jitter:type_name -> google.protobuf.Duration
+	0,  // 13: faultline.v1alpha1.SyscallDelay.distribution:type_name -> faultline.v1alpha1.Distribution
+	1,  // 14: faultline.v1alpha1.FileError.operations:type_name -> faultline.v1alpha1.FileOperation
+	21, // 15: faultline.v1alpha1.FileError.errnos:type_name -> faultline.v1alpha1.WeightedErrno
+	1,  // 16: faultline.v1alpha1.FileDelay.operations:type_name -> faultline.v1alpha1.FileOperation
+	33, // 17: faultline.v1alpha1.FileDelay.delay:type_name -> google.protobuf.Duration
+	33, // 18: faultline.v1alpha1.FileDelay.jitter:type_name -> google.protobuf.Duration
+	0,  // 19: faultline.v1alpha1.FileDelay.distribution:type_name -> faultline.v1alpha1.Distribution
+	7,  // 20: faultline.v1alpha1.DiskError.operations:type_name -> faultline.v1alpha1.DiskError.Operation
+	24, // 21: faultline.v1alpha1.DiskError.sectors:type_name -> faultline.v1alpha1.SectorRange
+	7,  // 22: faultline.v1alpha1.DiskDelay.operations:type_name -> faultline.v1alpha1.DiskError.Operation
+	24, // 23: faultline.v1alpha1.DiskDelay.sectors:type_name -> faultline.v1alpha1.SectorRange
+	33, // 24: faultline.v1alpha1.DiskDelay.delay:type_name -> google.protobuf.Duration
+	33, // 25: faultline.v1alpha1.DiskDelay.jitter:type_name -> google.protobuf.Duration
+	0,  // 26: faultline.v1alpha1.DiskDelay.distribution:type_name -> faultline.v1alpha1.Distribution
+	33, // 27: faultline.v1alpha1.ProcessKill.interval:type_name -> google.protobuf.Duration
+	33, // 28: faultline.v1alpha1.ProcessPause.interval:type_name -> google.protobuf.Duration
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_faultline_v1alpha1_fault_proto_init() }
@@ -2383,7 +2466,7 @@ func file_faultline_v1alpha1_fault_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_faultline_v1alpha1_fault_proto_rawDesc), len(file_faultline_v1alpha1_fault_proto_rawDesc)),
-			NumEnums:      7,
+			NumEnums:      8,
 			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,

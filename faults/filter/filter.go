@@ -1,11 +1,11 @@
-package network
+// Package filter is the filter of the faults of packets and sockets: whom, and over
+// what, a document means.
+package filter
 
 import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
-	"strconv"
 	"strings"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
@@ -14,48 +14,52 @@ import (
 
 const sshPort = 22
 
-// filter is a document's filter as the programs need it.
-type filter struct {
-	egress, ingress bool
-	// peers are those of the document; nil with hosts nil means everybody.
+// Filter is a document's filter as the programs need it.
+type Filter struct {
+	Egress, Ingress bool
+	Protocol        v1.Filter_Protocol
+	Connections     v1.Filter_Connections
+	// ExemptSSH leaves TCP port 22 of either side alone.
+	ExemptSSH bool
+	// Hosts are to be resolved.
+	Hosts []string
+
+	// peers are those of the document; nil with Hosts nil means everybody.
 	peers    []netip.Prefix
 	excluded []netip.Prefix
-	hosts    []string
 	// nil: every port.
 	ports      *portSet
 	localPorts *portSet
 	// needsPorts: what has no ports does not match.
-	needsPorts  bool
-	protocol    v1.Filter_Protocol
-	connections v1.Filter_Connections
-	// exemptSSH leaves TCP port 22 of either side alone.
-	exemptSSH bool
+	needsPorts bool
 }
 
-// ValidateFilter reports everything that is wrong with a filter; paths begin
-// with "filter".
-func ValidateFilter(spec *v1.Filter) []fault.Problem {
-	_, problems := parseFilter(spec)
+// Validate reports everything that is wrong with a filter; paths begin with
+// "filter".
+func Validate(spec *v1.Filter) []fault.Problem {
+	_, problems := Parse(spec)
 	return problems
 }
 
-func parseFilter(spec *v1.Filter) (filter, []fault.Problem) {
+// Parse reads a document's filter. Of one with problems, whose paths begin with
+// "filter", only the problems are of use.
+func Parse(spec *v1.Filter) (Filter, []fault.Problem) {
 	var problems []fault.Problem
 	report := func(path, format string, args ...any) {
 		problems = append(problems, fault.Problem{Path: "filter." + path, Message: fmt.Sprintf(format, args...)})
 	}
-	f := filter{
-		egress:      spec.GetDirection() != v1.Filter_INGRESS,
-		ingress:     spec.GetDirection() == v1.Filter_INGRESS || spec.GetDirection() == v1.Filter_BOTH,
+	f := Filter{
+		Egress:      spec.GetDirection() != v1.Filter_INGRESS,
+		Ingress:     spec.GetDirection() == v1.Filter_INGRESS || spec.GetDirection() == v1.Filter_BOTH,
 		peers:       prefixes("peers", spec.GetPeers(), report),
 		excluded:    prefixes("excludePeers", spec.GetExcludePeers(), report),
-		hosts:       spec.GetHosts(),
-		protocol:    spec.GetProtocol(),
-		connections: spec.GetConnections(),
+		Hosts:       spec.GetHosts(),
+		Protocol:    spec.GetProtocol(),
+		Connections: spec.GetConnections(),
 		needsPorts:  len(spec.GetPorts()) > 0 || len(spec.GetLocalPorts()) > 0,
-		exemptSSH:   !namesPort(spec.GetPorts(), sshPort) && !namesPort(spec.GetLocalPorts(), sshPort),
+		ExemptSSH:   !namesPort(spec.GetPorts(), sshPort) && !namesPort(spec.GetLocalPorts(), sshPort),
 	}
-	for i, host := range f.hosts {
+	for i, host := range f.Hosts {
 		if !hostName(host) {
 			report(fmt.Sprintf("hosts[%d]", i), "%q is no host name; addresses belong into peers", host)
 		}
@@ -71,12 +75,12 @@ func parseFilter(spec *v1.Filter) (filter, []fault.Problem) {
 			report("excludePorts", "excludes every port of ports, so that nothing could match")
 		}
 	}
-	if f.protocol == v1.Filter_ICMP && f.needsPorts {
+	if f.Protocol == v1.Filter_ICMP && f.needsPorts {
 		report("protocol", "ICMP has no ports; leave out ports and localPorts, or use TCP or UDP")
 	}
-	selects := f.connections == v1.Filter_NEW || f.connections == v1.Filter_ESTABLISHED
-	if selects && f.protocol != v1.Filter_PROTOCOL_UNSPECIFIED && f.protocol != v1.Filter_TCP {
-		report("connections", "%s has no connections; %s is for TCP", f.protocol, f.connections)
+	selects := f.Connections == v1.Filter_NEW || f.Connections == v1.Filter_ESTABLISHED
+	if selects && f.Protocol != v1.Filter_PROTOCOL_UNSPECIFIED && f.Protocol != v1.Filter_TCP {
+		report("connections", "%s has no connections; %s is for TCP", f.Protocol, f.Connections)
 	}
 	return f, problems
 }
@@ -139,9 +143,9 @@ func hostName(name string) bool {
 
 // resolve looks up every host. A name that does not resolve is an error: it
 // must never become "no peers given", which means everybody.
-func (f *filter) resolve(ctx context.Context, resolver fault.Resolver) ([]netip.Prefix, error) {
+func (f *Filter) resolve(ctx context.Context, resolver fault.Resolver) ([]netip.Prefix, error) {
 	var found []netip.Prefix
-	for _, host := range f.hosts {
+	for _, host := range f.Hosts {
 		addrs, err := resolver.LookupNetIP(ctx, "ip", host)
 		if err != nil {
 			return nil, fmt.Errorf("resolving host %q: %w", host, err)
@@ -156,74 +160,53 @@ func (f *filter) resolve(ctx context.Context, resolver fault.Resolver) ([]netip.
 	return found, nil
 }
 
-// everybody tells whether the filter leaves the peer open.
-func (f *filter) everybody() bool { return len(f.peers) == 0 && len(f.hosts) == 0 }
+// Everybody tells whether the filter leaves the peer open.
+func (f *Filter) Everybody() bool { return len(f.peers) == 0 && len(f.Hosts) == 0 }
 
-// namesPort tells whether port stands in the list by itself; a range that
-// happens to contain it does not name it.
-func namesPort(texts []string, port uint16) bool {
-	return slices.Contains(texts, strconv.Itoa(int(port)))
-}
-
-// portSet has one bit for each port, in the layout of the programs' fl_ports.
-type portSet [1024]uint64
-
-func allPorts() *portSet {
-	var set portSet
-	set.add(0, 65535)
-	return &set
-}
-
-func (s *portSet) add(first, last uint16) {
-	for port := int(first); port <= int(last); port++ {
-		s[port>>6] |= 1 << (port & 63)
+// Disjoint tells whether some field but the peers shows that nothing can match both.
+func (f *Filter) Disjoint(o *Filter) bool {
+	if (!f.Egress || !o.Egress) && (!f.Ingress || !o.Ingress) {
+		return true
 	}
+	if f.Protocol != v1.Filter_PROTOCOL_UNSPECIFIED && o.Protocol != v1.Filter_PROTOCOL_UNSPECIFIED &&
+		f.Protocol != o.Protocol {
+		return true
+	}
+	opens := func(a, b *Filter) bool {
+		return a.Connections == v1.Filter_NEW && b.Connections == v1.Filter_ESTABLISHED
+	}
+	if opens(f, o) || opens(o, f) {
+		return true
+	}
+	if f.needsPorts || o.needsPorts {
+		return f.ports.disjoint(o.ports) || f.localPorts.disjoint(o.localPorts)
+	}
+	return false
 }
 
-func (s *portSet) remove(other *portSet) {
-	for i := range s {
-		s[i] &^= other[i]
+// Describe says in words, one for each field, what a document's filter selects; its
+// direction is left to the caller.
+func Describe(spec *v1.Filter) (parts []string) {
+	if spec.GetProtocol() != v1.Filter_PROTOCOL_UNSPECIFIED {
+		parts = append(parts, spec.GetProtocol().String())
 	}
-}
-
-func (s *portSet) empty() bool { return *s == portSet{} }
-
-// disjoint tells whether two sets have no port in common; nil is every port.
-func (s *portSet) disjoint(other *portSet) bool {
-	if s == nil || other == nil {
-		return false
-	}
-	for i := range s {
-		if s[i]&other[i] != 0 {
-			return false
+	for _, field := range []struct {
+		label string
+		texts []string
+	}{
+		{"peers", spec.GetPeers()},
+		{"except", spec.GetExcludePeers()},
+		{"hosts", spec.GetHosts()},
+		{"ports", spec.GetPorts()},
+		{"except ports", spec.GetExcludePorts()},
+		{"local ports", spec.GetLocalPorts()},
+	} {
+		if len(field.texts) > 0 {
+			parts = append(parts, field.label+" "+strings.Join(field.texts, ", "))
 		}
 	}
-	return true
-}
-
-func ports(field string, texts []string, report func(string, string, ...any)) *portSet {
-	if len(texts) == 0 {
-		return nil
+	if c := spec.GetConnections(); c == v1.Filter_NEW || c == v1.Filter_ESTABLISHED {
+		parts = append(parts, strings.ToLower(c.String())+" connections")
 	}
-	set := &portSet{}
-	for i, text := range texts {
-		first, last, ok := portRange(text)
-		if !ok {
-			report(fmt.Sprintf("%s[%d]", field, i), "%q is no port; allowed are numbers from 1 to 65535 and ranges such as \"8000-8999\"", text)
-			continue
-		}
-		set.add(first, last)
-	}
-	return set
-}
-
-func portRange(text string) (first, last uint16, ok bool) {
-	low, high, isRange := strings.Cut(text, "-")
-	if !isRange {
-		high = low
-	}
-	a, errLow := strconv.ParseUint(strings.TrimSpace(low), 10, 16)
-	b, errHigh := strconv.ParseUint(strings.TrimSpace(high), 10, 16)
-	ok = errLow == nil && errHigh == nil && a >= 1 && a <= b
-	return uint16(a), uint16(b), ok
+	return parts
 }
