@@ -184,6 +184,7 @@ func (m *matrix) guests(ctx context.Context) error {
 				packages = without(m.root, packages, k.Elsewhere, k.Sample)
 			}
 			runs[i] = m.guest(ctx, k.ID, "", packages)
+			m.bootAgain(ctx, &runs[i])
 			return nil
 		})
 	}
@@ -217,7 +218,7 @@ func (m *matrix) guest(ctx context.Context, id, suffix string, packages []testPa
 	whole := m.boot + time.Duration(len(packages))*(m.limit+m.boot)
 	arguments := []string{
 		filepath.Join(m.root, "test/vm/run"), "--kernel", id, "--timeout", whole.String(),
-		"--console", filepath.Join(m.root, "build", "vm", id+suffix+".console"),
+		"--console", m.console(id, suffix),
 	}
 	if m.cpus > 0 {
 		arguments = append(arguments, "--cpus", strconv.Itoa(m.cpus))
