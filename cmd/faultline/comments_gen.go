@@ -5,6 +5,7 @@ package main
 // comments are those of the fields of the contract, by message and field.
 var comments = map[string]string{
 	"Argument.index":               "0 to 5.",
+	"CallCount.compat":             "By the entry of 32-bit processes.",
 	"CatalogueEntry.scope":         "\"cgroup\", \"netns\", \"device\" or \"host\".",
 	"Cgroup.id":                    "The kernel's id (inode of the cgroup directory).",
 	"Cgroup.path":                  "Full path in the file system.",
@@ -78,6 +79,7 @@ var comments = map[string]string{
 	"NetworkLoss.percent":          "Share of the packets that are lost, above 0, at most 100.",
 	"NetworkReorder.gap":           "How many packets the reordered one falls back, about: 1 (default) to 100.",
 	"NodeStatus.remnants":          "Journal entries that are still to be undone.",
+	"PathCount.path":               "As the program gave it.",
 	"Pick.percent":                 "Above 0, at most 100; rounded up to whole matches.",
 	"PidsPressure.limit":           "pids.max: \"100\".",
 	"PidsPressure.load":            "Tasks that are started inside the cgroup.",
@@ -118,4 +120,7 @@ var comments = map[string]string{
 	"Target.pid":                   "The cgroup of a process.",
 	"Target.systemd_unit":          "A unit that systemd runs, e.g. \"checkout.service\" or \"shop.slice\".",
 	"TcpProbe.address":             "host:port that must accept a connection.",
+	"Trace.calls":                  "The most frequent first.",
+	"Trace.total":                  "Calls that returned, those that were not asked for included.",
+	"Trace.uncounted":              "Calls or paths of more kinds than are kept.",
 }

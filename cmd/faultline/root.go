@@ -130,7 +130,7 @@ Exit status of run, inject and plan:
 			root.AddCommand(c)
 		}
 	}
-	add("know", a.doctorCommand(), a.faultsCommand())
+	add("know", a.doctorCommand(), a.faultsCommand(), a.traceCommand())
 	add("run", a.validateCommand(), a.planCommand(), a.runCommand(), a.injectCommand(), a.resumeCommand())
 	add("end", a.statusCommand(), a.stopCommand(), a.revertCommand())
 	root.AddCommand(a.versionCommand(), a.docsCommand(), a.manCommand(), a.guardCommand())

@@ -20,6 +20,10 @@ type ABI struct {
 	// Prefixes32 and Arguments32 are the same for calls of 32-bit processes.
 	Prefixes32  []string
 	Arguments32 [6]uint32
+	// Compat is the field of a task in which a bit tells that it makes a call of 32
+	// bits, as Offsets takes it; CompatBit is which.
+	Compat    string
+	CompatBit uint32
 	// Arch32 is the 32-bit architecture, in Go's words.
 	Arch32 string
 }
@@ -37,6 +41,8 @@ var abis = map[string]ABI{
 			"__ia32_compat_sys_", "__ia32_sys_",
 		},
 		Arguments32: [6]uint32{40, 88, 96, 104, 112, 32}, // bx, cx, dx, si, di, bp
+		Compat:      "task_struct.thread_info.status",    // TS_COMPAT
+		CompatBit:   1,
 		Arch32:      "386",
 	},
 	"arm64": {
@@ -46,6 +52,8 @@ var abis = map[string]ABI{
 		Parameters:  [4]uint32{0, 8, 16, 24},
 		Prefixes32:  []string{"__arm64_compat_sys_"},
 		Arguments32: [6]uint32{0, 8, 16, 24, 32, 40},
+		Compat:      "task_struct.thread_info.flags", // TIF_32BIT
+		CompatBit:   22,
 		Arch32:      "arm",
 	},
 }

@@ -28,7 +28,7 @@ func (e *callEvent) event() *v1.Event {
 	}
 	return &v1.Event{
 		Time:     events.At(e.Time),
-		What:     callName(arch, e.Number),
+		What:     Name(arch, e.Number),
 		Pid:      int32(e.PID),
 		Command:  unix.ByteSliceToString(e.Command[:]),
 		Errno:    unix.ErrnoName(unix.Errno(e.Error)),

@@ -14,8 +14,19 @@ func isCall(arch, call string) bool {
 	return false
 }
 
-// callName is the name of a call in the table of an architecture.
-func callName(arch string, number uint32) string {
+// Number is that of a call of this machine's own architecture, by its name.
+func Number(call string) (uint32, bool) {
+	for number, name := range numbers[runtime.GOARCH] {
+		if name == call {
+			return number, true
+		}
+	}
+	return 0, false
+}
+
+// Name is the name of a call in the table of an architecture, in Go's words; of an
+// unknown one "call 999".
+func Name(arch string, number uint32) string {
 	// x32 processes set a bit (__X32_SYSCALL_BIT).
 	const x32 = 1 << 30
 	if name := numbers[arch][number&^x32]; name != "" {

@@ -20,7 +20,7 @@ const ErrorsMax = 8
 // Failure is struct fl_failure.
 type Failure struct {
 	Dice       dice.Config
-	Target     target
+	Target     Target
 	Errors     [ErrorsMax]failureError
 	ErrorsUsed uint32
 	Observe    uint32
@@ -63,12 +63,12 @@ func NewFailure(req fault.Request, errnos ...Errno) (Failure, error) {
 		f.Observe = 1
 	}
 	var err error
-	f.Target, err = targetOf(req.Cgroups)
+	f.Target, err = TargetOf(req.Cgroups)
 	return f, err
 }
 
-// target is struct fl_target, which tells the programs how to find their cgroups.
-type target struct {
+// Target is struct fl_target, which tells the programs how to find their cgroups.
+type Target struct {
 	Levels  uint32
 	Cgroups uint32
 }
@@ -76,12 +76,12 @@ type target struct {
 // cgroupsMax is CGROUPS_MAX of bpf/include/task.h.
 const cgroupsMax = 32
 
-// targetOf describes cgroups. The error says what of them this kernel can't take.
-func targetOf(cgroups []fault.Cgroup) (target, error) {
+// TargetOf describes cgroups. The error says what of them this kernel can't take.
+func TargetOf(cgroups []fault.Cgroup) (Target, error) {
 	if err := fault.CheckTargets(cgroups); err != nil {
-		return target{}, err
+		return Target{}, err
 	}
-	var t target
+	var t Target
 	for _, cgroup := range cgroups {
 		t.Levels |= 1 << cgroup.Level
 	}
@@ -90,10 +90,10 @@ func targetOf(cgroups []fault.Cgroup) (target, error) {
 		return t, nil
 	}
 	if !errors.Is(err, ebpf.ErrNotSupported) {
-		return target{}, fmt.Errorf("asking how the kernel tells a task's cgroup: %w", err)
+		return Target{}, fmt.Errorf("asking how the kernel tells a task's cgroup: %w", err)
 	}
 	if len(cgroups) > cgroupsMax {
-		return target{}, fmt.Errorf("the target has %d cgroups; at most %d are supported on kernels before 5.16", len(cgroups), cgroupsMax)
+		return Target{}, fmt.Errorf("the target has %d cgroups; at most %d are supported on kernels before 5.16", len(cgroups), cgroupsMax)
 	}
-	return target{Cgroups: uint32(len(cgroups))}, nil
+	return Target{Cgroups: uint32(len(cgroups))}, nil
 }

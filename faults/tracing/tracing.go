@@ -35,7 +35,8 @@ const programPrefix = "fl_"
 type Hook struct {
 	// Function is its name: "__x64_sys_openat", "cgroup/connect4".
 	Function string
-	// ID is its id in the kernel's types; 0 for a kprobe and a hook of cgroups.
+	// ID is its id in the kernel's types; 0 for a kprobe, a tracepoint and a hook of
+	// cgroups.
 	ID btf.TypeID
 	// Program is the one of Fault.Spec that runs there.
 	Program string
@@ -256,6 +257,8 @@ func attachFunction(program *ebpf.Program, hook Hook) (l link.Link, err error) {
 			return nil, fmt.Errorf("looking for probes that end with the process: %w", err)
 		}
 		l, err = link.Kprobe(hook.Function, program, nil)
+	case ebpf.RawTracepoint:
+		l, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: hook.Function, Program: program})
 	case ebpf.LSM:
 		l, err = link.AttachLSM(link.LSMOptions{Program: program})
 	default:

@@ -763,6 +763,284 @@ func (x *Event) GetCgroupId() uint64 {
 	return 0
 }
 
+// Trace is what a target calls.
+type Trace struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Duration *durationpb.Duration   `protobuf:"bytes,1,opt,name=duration,proto3" json:"duration,omitempty"`
+	// Calls that returned, those that were not asked for included.
+	Total uint64 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	// Calls or paths of more kinds than are kept.
+	Uncounted uint64 `protobuf:"varint,3,opt,name=uncounted,proto3" json:"uncounted,omitempty"`
+	// The most frequent first.
+	Calls         []*CallCount `protobuf:"bytes,4,rep,name=calls,proto3" json:"calls,omitempty"`
+	Paths         []*PathCount `protobuf:"bytes,5,rep,name=paths,proto3" json:"paths,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Trace) Reset() {
+	*x = Trace{}
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Trace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Trace) ProtoMessage() {}
+
+func (x *Trace) ProtoReflect() protoreflect.Message {
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Trace.ProtoReflect.Descriptor instead.
+func (*Trace) Descriptor() ([]byte, []int) {
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Trace) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *Trace) GetTotal() uint64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *Trace) GetUncounted() uint64 {
+	if x != nil {
+		return x.Uncounted
+	}
+	return 0
+}
+
+func (x *Trace) GetCalls() []*CallCount {
+	if x != nil {
+		return x.Calls
+	}
+	return nil
+}
+
+func (x *Trace) GetPaths() []*PathCount {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+type CallCount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Call  string                 `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
+	// By the entry of 32-bit processes.
+	Compat        bool          `protobuf:"varint,2,opt,name=compat,proto3" json:"compat,omitempty"`
+	Count         uint64        `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	Failed        uint64        `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	Errnos        []*ErrnoCount `protobuf:"bytes,5,rep,name=errnos,proto3" json:"errnos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallCount) Reset() {
+	*x = CallCount{}
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallCount) ProtoMessage() {}
+
+func (x *CallCount) ProtoReflect() protoreflect.Message {
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallCount.ProtoReflect.Descriptor instead.
+func (*CallCount) Descriptor() ([]byte, []int) {
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CallCount) GetCall() string {
+	if x != nil {
+		return x.Call
+	}
+	return ""
+}
+
+func (x *CallCount) GetCompat() bool {
+	if x != nil {
+		return x.Compat
+	}
+	return false
+}
+
+func (x *CallCount) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *CallCount) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *CallCount) GetErrnos() []*ErrnoCount {
+	if x != nil {
+		return x.Errnos
+	}
+	return nil
+}
+
+type ErrnoCount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Errno         string                 `protobuf:"bytes,1,opt,name=errno,proto3" json:"errno,omitempty"`
+	Count         uint64                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ErrnoCount) Reset() {
+	*x = ErrnoCount{}
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ErrnoCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ErrnoCount) ProtoMessage() {}
+
+func (x *ErrnoCount) ProtoReflect() protoreflect.Message {
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ErrnoCount.ProtoReflect.Descriptor instead.
+func (*ErrnoCount) Descriptor() ([]byte, []int) {
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ErrnoCount) GetErrno() string {
+	if x != nil {
+		return x.Errno
+	}
+	return ""
+}
+
+func (x *ErrnoCount) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+type PathCount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the program gave it.
+	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Call          string `protobuf:"bytes,2,opt,name=call,proto3" json:"call,omitempty"`
+	Count         uint64 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	Failed        uint64 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PathCount) Reset() {
+	*x = PathCount{}
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PathCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PathCount) ProtoMessage() {}
+
+func (x *PathCount) ProtoReflect() protoreflect.Message {
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PathCount.ProtoReflect.Descriptor instead.
+func (*PathCount) Descriptor() ([]byte, []int) {
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PathCount) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *PathCount) GetCall() string {
+	if x != nil {
+		return x.Call
+	}
+	return ""
+}
+
+func (x *PathCount) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *PathCount) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
 type ProbeResult struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -778,7 +1056,7 @@ type ProbeResult struct {
 
 func (x *ProbeResult) Reset() {
 	*x = ProbeResult{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[6]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +1068,7 @@ func (x *ProbeResult) String() string {
 func (*ProbeResult) ProtoMessage() {}
 
 func (x *ProbeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[6]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +1081,7 @@ func (x *ProbeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResult.ProtoReflect.Descriptor instead.
 func (*ProbeResult) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{6}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ProbeResult) GetName() string {
@@ -861,7 +1139,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[7]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +1151,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[7]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +1164,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{7}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Plan) GetName() string {
@@ -936,7 +1214,7 @@ type FaultPlan struct {
 
 func (x *FaultPlan) Reset() {
 	*x = FaultPlan{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[8]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -948,7 +1226,7 @@ func (x *FaultPlan) String() string {
 func (*FaultPlan) ProtoMessage() {}
 
 func (x *FaultPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[8]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -961,7 +1239,7 @@ func (x *FaultPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultPlan.ProtoReflect.Descriptor instead.
 func (*FaultPlan) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{8}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FaultPlan) GetName() string {
@@ -1040,7 +1318,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[9]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1330,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[9]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1343,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{9}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Change) GetObject() string {
@@ -1101,7 +1379,7 @@ type DoctorReport struct {
 
 func (x *DoctorReport) Reset() {
 	*x = DoctorReport{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[10]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1391,7 @@ func (x *DoctorReport) String() string {
 func (*DoctorReport) ProtoMessage() {}
 
 func (x *DoctorReport) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[10]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1404,7 @@ func (x *DoctorReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorReport.ProtoReflect.Descriptor instead.
 func (*DoctorReport) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{10}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DoctorReport) GetKernel() *Kernel {
@@ -1165,7 +1443,7 @@ type Kernel struct {
 
 func (x *Kernel) Reset() {
 	*x = Kernel{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[11]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1455,7 @@ func (x *Kernel) String() string {
 func (*Kernel) ProtoMessage() {}
 
 func (x *Kernel) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[11]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1468,7 @@ func (x *Kernel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kernel.ProtoReflect.Descriptor instead.
 func (*Kernel) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{11}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Kernel) GetRelease() string {
@@ -1254,7 +1532,7 @@ type FaultSupport struct {
 
 func (x *FaultSupport) Reset() {
 	*x = FaultSupport{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[12]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +1544,7 @@ func (x *FaultSupport) String() string {
 func (*FaultSupport) ProtoMessage() {}
 
 func (x *FaultSupport) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[12]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1279,7 +1557,7 @@ func (x *FaultSupport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultSupport.ProtoReflect.Descriptor instead.
 func (*FaultSupport) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{12}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FaultSupport) GetFault() string {
@@ -1316,7 +1594,7 @@ type MechanismSupport struct {
 
 func (x *MechanismSupport) Reset() {
 	*x = MechanismSupport{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[13]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1606,7 @@ func (x *MechanismSupport) String() string {
 func (*MechanismSupport) ProtoMessage() {}
 
 func (x *MechanismSupport) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[13]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1619,7 @@ func (x *MechanismSupport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MechanismSupport.ProtoReflect.Descriptor instead.
 func (*MechanismSupport) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{13}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MechanismSupport) GetName() string {
@@ -1385,7 +1663,7 @@ type Capability struct {
 
 func (x *Capability) Reset() {
 	*x = Capability{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[14]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1397,7 +1675,7 @@ func (x *Capability) String() string {
 func (*Capability) ProtoMessage() {}
 
 func (x *Capability) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[14]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1410,7 +1688,7 @@ func (x *Capability) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capability.ProtoReflect.Descriptor instead.
 func (*Capability) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{14}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Capability) GetName() string {
@@ -1458,7 +1736,7 @@ type Catalogue struct {
 
 func (x *Catalogue) Reset() {
 	*x = Catalogue{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[15]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1748,7 @@ func (x *Catalogue) String() string {
 func (*Catalogue) ProtoMessage() {}
 
 func (x *Catalogue) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[15]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1761,7 @@ func (x *Catalogue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Catalogue.ProtoReflect.Descriptor instead.
 func (*Catalogue) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{15}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Catalogue) GetFaults() []*CatalogueEntry {
@@ -1509,7 +1787,7 @@ type CatalogueEntry struct {
 
 func (x *CatalogueEntry) Reset() {
 	*x = CatalogueEntry{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[16]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1799,7 @@ func (x *CatalogueEntry) String() string {
 func (*CatalogueEntry) ProtoMessage() {}
 
 func (x *CatalogueEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[16]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1812,7 @@ func (x *CatalogueEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatalogueEntry.ProtoReflect.Descriptor instead.
 func (*CatalogueEntry) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{16}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CatalogueEntry) GetName() string {
@@ -1596,7 +1874,7 @@ type CatalogueMechanism struct {
 
 func (x *CatalogueMechanism) Reset() {
 	*x = CatalogueMechanism{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[17]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1608,7 +1886,7 @@ func (x *CatalogueMechanism) String() string {
 func (*CatalogueMechanism) ProtoMessage() {}
 
 func (x *CatalogueMechanism) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[17]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1621,7 +1899,7 @@ func (x *CatalogueMechanism) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatalogueMechanism.ProtoReflect.Descriptor instead.
 func (*CatalogueMechanism) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{17}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CatalogueMechanism) GetName() string {
@@ -1649,7 +1927,7 @@ type CatalogueField struct {
 
 func (x *CatalogueField) Reset() {
 	*x = CatalogueField{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[18]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1661,7 +1939,7 @@ func (x *CatalogueField) String() string {
 func (*CatalogueField) ProtoMessage() {}
 
 func (x *CatalogueField) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[18]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1674,7 +1952,7 @@ func (x *CatalogueField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatalogueField.ProtoReflect.Descriptor instead.
 func (*CatalogueField) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{18}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CatalogueField) GetName() string {
@@ -1710,7 +1988,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[19]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +2000,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[19]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +2013,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{19}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NodeStatus) GetRuns() []*RunStatus {
@@ -1768,7 +2046,7 @@ type RunStatus struct {
 
 func (x *RunStatus) Reset() {
 	*x = RunStatus{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[20]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +2058,7 @@ func (x *RunStatus) String() string {
 func (*RunStatus) ProtoMessage() {}
 
 func (x *RunStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[20]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +2071,7 @@ func (x *RunStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunStatus.ProtoReflect.Descriptor instead.
 func (*RunStatus) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{20}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RunStatus) GetRunId() string {
@@ -1867,7 +2145,7 @@ type Remnant struct {
 
 func (x *Remnant) Reset() {
 	*x = Remnant{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[21]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1879,7 +2157,7 @@ func (x *Remnant) String() string {
 func (*Remnant) ProtoMessage() {}
 
 func (x *Remnant) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[21]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1892,7 +2170,7 @@ func (x *Remnant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remnant.ProtoReflect.Descriptor instead.
 func (*Remnant) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{21}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Remnant) GetRunId() string {
@@ -1948,7 +2226,7 @@ type RevertReport struct {
 
 func (x *RevertReport) Reset() {
 	*x = RevertReport{}
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[22]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1960,7 +2238,7 @@ func (x *RevertReport) String() string {
 func (*RevertReport) ProtoMessage() {}
 
 func (x *RevertReport) ProtoReflect() protoreflect.Message {
-	mi := &file_faultline_v1alpha1_result_proto_msgTypes[22]
+	mi := &file_faultline_v1alpha1_result_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1973,7 +2251,7 @@ func (x *RevertReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevertReport.ProtoReflect.Descriptor instead.
 func (*RevertReport) Descriptor() ([]byte, []int) {
-	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{22}
+	return file_faultline_v1alpha1_result_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RevertReport) GetUndone() []*Remnant {
@@ -2052,7 +2330,28 @@ const file_faultline_v1alpha1_result_proto_rawDesc = "" +
 	"\x04path\x18\t \x01(\tR\x04path\x12\x14\n" +
 	"\x05errno\x18\n" +
 	" \x01(\tR\x05errno\x12\x1b\n" +
-	"\tcgroup_id\x18\v \x01(\x04R\bcgroupId\"\xc8\x01\n" +
+	"\tcgroup_id\x18\v \x01(\x04R\bcgroupId\"\xdc\x01\n" +
+	"\x05Trace\x125\n" +
+	"\bduration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\x04R\x05total\x12\x1c\n" +
+	"\tuncounted\x18\x03 \x01(\x04R\tuncounted\x123\n" +
+	"\x05calls\x18\x04 \x03(\v2\x1d.faultline.v1alpha1.CallCountR\x05calls\x123\n" +
+	"\x05paths\x18\x05 \x03(\v2\x1d.faultline.v1alpha1.PathCountR\x05paths\"\x9d\x01\n" +
+	"\tCallCount\x12\x12\n" +
+	"\x04call\x18\x01 \x01(\tR\x04call\x12\x16\n" +
+	"\x06compat\x18\x02 \x01(\bR\x06compat\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\x04R\x05count\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x04R\x06failed\x126\n" +
+	"\x06errnos\x18\x05 \x03(\v2\x1e.faultline.v1alpha1.ErrnoCountR\x06errnos\"8\n" +
+	"\n" +
+	"ErrnoCount\x12\x14\n" +
+	"\x05errno\x18\x01 \x01(\tR\x05errno\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\"a\n" +
+	"\tPathCount\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04call\x18\x02 \x01(\tR\x04call\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\x04R\x05count\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x04R\x06failed\"\xc8\x01\n" +
 	"\vProbeResult\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06passed\x18\x02 \x01(\bR\x06passed\x12\x1a\n" +
@@ -2185,7 +2484,7 @@ func file_faultline_v1alpha1_result_proto_rawDescGZIP() []byte {
 }
 
 var file_faultline_v1alpha1_result_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_faultline_v1alpha1_result_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_faultline_v1alpha1_result_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_faultline_v1alpha1_result_proto_goTypes = []any{
 	(Verdict)(0),                  // 0: faultline.v1alpha1.Verdict
 	(FaultState)(0),               // 1: faultline.v1alpha1.FaultState
@@ -2196,68 +2495,76 @@ var file_faultline_v1alpha1_result_proto_goTypes = []any{
 	(*ResolvedTarget)(nil),        // 6: faultline.v1alpha1.ResolvedTarget
 	(*Cgroup)(nil),                // 7: faultline.v1alpha1.Cgroup
 	(*Event)(nil),                 // 8: faultline.v1alpha1.Event
-	(*ProbeResult)(nil),           // 9: faultline.v1alpha1.ProbeResult
-	(*Plan)(nil),                  // 10: faultline.v1alpha1.Plan
-	(*FaultPlan)(nil),             // 11: faultline.v1alpha1.FaultPlan
-	(*Change)(nil),                // 12: faultline.v1alpha1.Change
-	(*DoctorReport)(nil),          // 13: faultline.v1alpha1.DoctorReport
-	(*Kernel)(nil),                // 14: faultline.v1alpha1.Kernel
-	(*FaultSupport)(nil),          // 15: faultline.v1alpha1.FaultSupport
-	(*MechanismSupport)(nil),      // 16: faultline.v1alpha1.MechanismSupport
-	(*Capability)(nil),            // 17: faultline.v1alpha1.Capability
-	(*Catalogue)(nil),             // 18: faultline.v1alpha1.Catalogue
-	(*CatalogueEntry)(nil),        // 19: faultline.v1alpha1.CatalogueEntry
-	(*CatalogueMechanism)(nil),    // 20: faultline.v1alpha1.CatalogueMechanism
-	(*CatalogueField)(nil),        // 21: faultline.v1alpha1.CatalogueField
-	(*NodeStatus)(nil),            // 22: faultline.v1alpha1.NodeStatus
-	(*RunStatus)(nil),             // 23: faultline.v1alpha1.RunStatus
-	(*Remnant)(nil),               // 24: faultline.v1alpha1.Remnant
-	(*RevertReport)(nil),          // 25: faultline.v1alpha1.RevertReport
-	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
-	(*Target)(nil),                // 27: faultline.v1alpha1.Target
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
+	(*Trace)(nil),                 // 9: faultline.v1alpha1.Trace
+	(*CallCount)(nil),             // 10: faultline.v1alpha1.CallCount
+	(*ErrnoCount)(nil),            // 11: faultline.v1alpha1.ErrnoCount
+	(*PathCount)(nil),             // 12: faultline.v1alpha1.PathCount
+	(*ProbeResult)(nil),           // 13: faultline.v1alpha1.ProbeResult
+	(*Plan)(nil),                  // 14: faultline.v1alpha1.Plan
+	(*FaultPlan)(nil),             // 15: faultline.v1alpha1.FaultPlan
+	(*Change)(nil),                // 16: faultline.v1alpha1.Change
+	(*DoctorReport)(nil),          // 17: faultline.v1alpha1.DoctorReport
+	(*Kernel)(nil),                // 18: faultline.v1alpha1.Kernel
+	(*FaultSupport)(nil),          // 19: faultline.v1alpha1.FaultSupport
+	(*MechanismSupport)(nil),      // 20: faultline.v1alpha1.MechanismSupport
+	(*Capability)(nil),            // 21: faultline.v1alpha1.Capability
+	(*Catalogue)(nil),             // 22: faultline.v1alpha1.Catalogue
+	(*CatalogueEntry)(nil),        // 23: faultline.v1alpha1.CatalogueEntry
+	(*CatalogueMechanism)(nil),    // 24: faultline.v1alpha1.CatalogueMechanism
+	(*CatalogueField)(nil),        // 25: faultline.v1alpha1.CatalogueField
+	(*NodeStatus)(nil),            // 26: faultline.v1alpha1.NodeStatus
+	(*RunStatus)(nil),             // 27: faultline.v1alpha1.RunStatus
+	(*Remnant)(nil),               // 28: faultline.v1alpha1.Remnant
+	(*RevertReport)(nil),          // 29: faultline.v1alpha1.RevertReport
+	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
+	(*Target)(nil),                // 31: faultline.v1alpha1.Target
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
 }
 var file_faultline_v1alpha1_result_proto_depIdxs = []int32{
 	0,  // 0: faultline.v1alpha1.Result.verdict:type_name -> faultline.v1alpha1.Verdict
 	2,  // 1: faultline.v1alpha1.Result.rollback:type_name -> faultline.v1alpha1.Rollback.State
 	5,  // 2: faultline.v1alpha1.Result.faults:type_name -> faultline.v1alpha1.FaultResult
-	9,  // 3: faultline.v1alpha1.Result.probes:type_name -> faultline.v1alpha1.ProbeResult
-	26, // 4: faultline.v1alpha1.Result.start_time:type_name -> google.protobuf.Timestamp
-	26, // 5: faultline.v1alpha1.Result.end_time:type_name -> google.protobuf.Timestamp
+	13, // 3: faultline.v1alpha1.Result.probes:type_name -> faultline.v1alpha1.ProbeResult
+	30, // 4: faultline.v1alpha1.Result.start_time:type_name -> google.protobuf.Timestamp
+	30, // 5: faultline.v1alpha1.Result.end_time:type_name -> google.protobuf.Timestamp
 	6,  // 6: faultline.v1alpha1.FaultResult.target:type_name -> faultline.v1alpha1.ResolvedTarget
 	1,  // 7: faultline.v1alpha1.FaultResult.state:type_name -> faultline.v1alpha1.FaultState
-	26, // 8: faultline.v1alpha1.FaultResult.start_time:type_name -> google.protobuf.Timestamp
-	26, // 9: faultline.v1alpha1.FaultResult.end_time:type_name -> google.protobuf.Timestamp
+	30, // 8: faultline.v1alpha1.FaultResult.start_time:type_name -> google.protobuf.Timestamp
+	30, // 9: faultline.v1alpha1.FaultResult.end_time:type_name -> google.protobuf.Timestamp
 	8,  // 10: faultline.v1alpha1.FaultResult.events:type_name -> faultline.v1alpha1.Event
-	27, // 11: faultline.v1alpha1.ResolvedTarget.given:type_name -> faultline.v1alpha1.Target
+	31, // 11: faultline.v1alpha1.ResolvedTarget.given:type_name -> faultline.v1alpha1.Target
 	7,  // 12: faultline.v1alpha1.ResolvedTarget.cgroups:type_name -> faultline.v1alpha1.Cgroup
-	26, // 13: faultline.v1alpha1.Event.time:type_name -> google.protobuf.Timestamp
-	26, // 14: faultline.v1alpha1.ProbeResult.first_failure:type_name -> google.protobuf.Timestamp
-	11, // 15: faultline.v1alpha1.Plan.faults:type_name -> faultline.v1alpha1.FaultPlan
-	28, // 16: faultline.v1alpha1.Plan.duration:type_name -> google.protobuf.Duration
-	6,  // 17: faultline.v1alpha1.FaultPlan.target:type_name -> faultline.v1alpha1.ResolvedTarget
-	28, // 18: faultline.v1alpha1.FaultPlan.duration:type_name -> google.protobuf.Duration
-	12, // 19: faultline.v1alpha1.FaultPlan.changes:type_name -> faultline.v1alpha1.Change
-	14, // 20: faultline.v1alpha1.DoctorReport.kernel:type_name -> faultline.v1alpha1.Kernel
-	15, // 21: faultline.v1alpha1.DoctorReport.faults:type_name -> faultline.v1alpha1.FaultSupport
-	17, // 22: faultline.v1alpha1.DoctorReport.capabilities:type_name -> faultline.v1alpha1.Capability
-	16, // 23: faultline.v1alpha1.FaultSupport.mechanisms:type_name -> faultline.v1alpha1.MechanismSupport
-	19, // 24: faultline.v1alpha1.Catalogue.faults:type_name -> faultline.v1alpha1.CatalogueEntry
-	20, // 25: faultline.v1alpha1.CatalogueEntry.mechanisms:type_name -> faultline.v1alpha1.CatalogueMechanism
-	21, // 26: faultline.v1alpha1.CatalogueEntry.fields:type_name -> faultline.v1alpha1.CatalogueField
-	23, // 27: faultline.v1alpha1.NodeStatus.runs:type_name -> faultline.v1alpha1.RunStatus
-	24, // 28: faultline.v1alpha1.NodeStatus.remnants:type_name -> faultline.v1alpha1.Remnant
-	26, // 29: faultline.v1alpha1.RunStatus.start_time:type_name -> google.protobuf.Timestamp
-	28, // 30: faultline.v1alpha1.RunStatus.remaining:type_name -> google.protobuf.Duration
-	5,  // 31: faultline.v1alpha1.RunStatus.faults:type_name -> faultline.v1alpha1.FaultResult
-	9,  // 32: faultline.v1alpha1.RunStatus.probes:type_name -> faultline.v1alpha1.ProbeResult
-	24, // 33: faultline.v1alpha1.RevertReport.undone:type_name -> faultline.v1alpha1.Remnant
-	24, // 34: faultline.v1alpha1.RevertReport.failed:type_name -> faultline.v1alpha1.Remnant
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	30, // 13: faultline.v1alpha1.Event.time:type_name -> google.protobuf.Timestamp
+	32, // 14: faultline.v1alpha1.Trace.duration:type_name -> google.protobuf.Duration
+	10, // 15: faultline.v1alpha1.Trace.calls:type_name -> faultline.v1alpha1.CallCount
+	12, // 16: faultline.v1alpha1.Trace.paths:type_name -> faultline.v1alpha1.PathCount
+	11, // 17: faultline.v1alpha1.CallCount.errnos:type_name -> faultline.v1alpha1.ErrnoCount
+	30, // 18: faultline.v1alpha1.ProbeResult.first_failure:type_name -> google.protobuf.Timestamp
+	15, // 19: faultline.v1alpha1.Plan.faults:type_name -> faultline.v1alpha1.FaultPlan
+	32, // 20: faultline.v1alpha1.Plan.duration:type_name -> google.protobuf.Duration
+	6,  // 21: faultline.v1alpha1.FaultPlan.target:type_name -> faultline.v1alpha1.ResolvedTarget
+	32, // 22: faultline.v1alpha1.FaultPlan.duration:type_name -> google.protobuf.Duration
+	16, // 23: faultline.v1alpha1.FaultPlan.changes:type_name -> faultline.v1alpha1.Change
+	18, // 24: faultline.v1alpha1.DoctorReport.kernel:type_name -> faultline.v1alpha1.Kernel
+	19, // 25: faultline.v1alpha1.DoctorReport.faults:type_name -> faultline.v1alpha1.FaultSupport
+	21, // 26: faultline.v1alpha1.DoctorReport.capabilities:type_name -> faultline.v1alpha1.Capability
+	20, // 27: faultline.v1alpha1.FaultSupport.mechanisms:type_name -> faultline.v1alpha1.MechanismSupport
+	23, // 28: faultline.v1alpha1.Catalogue.faults:type_name -> faultline.v1alpha1.CatalogueEntry
+	24, // 29: faultline.v1alpha1.CatalogueEntry.mechanisms:type_name -> faultline.v1alpha1.CatalogueMechanism
+	25, // 30: faultline.v1alpha1.CatalogueEntry.fields:type_name -> faultline.v1alpha1.CatalogueField
+	27, // 31: faultline.v1alpha1.NodeStatus.runs:type_name -> faultline.v1alpha1.RunStatus
+	28, // 32: faultline.v1alpha1.NodeStatus.remnants:type_name -> faultline.v1alpha1.Remnant
+	30, // 33: faultline.v1alpha1.RunStatus.start_time:type_name -> google.protobuf.Timestamp
+	32, // 34: faultline.v1alpha1.RunStatus.remaining:type_name -> google.protobuf.Duration
+	5,  // 35: faultline.v1alpha1.RunStatus.faults:type_name -> faultline.v1alpha1.FaultResult
+	13, // 36: faultline.v1alpha1.RunStatus.probes:type_name -> faultline.v1alpha1.ProbeResult
+	28, // 37: faultline.v1alpha1.RevertReport.undone:type_name -> faultline.v1alpha1.Remnant
+	28, // 38: faultline.v1alpha1.RevertReport.failed:type_name -> faultline.v1alpha1.Remnant
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_faultline_v1alpha1_result_proto_init() }
@@ -2272,7 +2579,7 @@ func file_faultline_v1alpha1_result_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_faultline_v1alpha1_result_proto_rawDesc), len(file_faultline_v1alpha1_result_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   23,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
