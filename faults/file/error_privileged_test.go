@@ -344,13 +344,19 @@ func TestRateObserveLeaseAndEvents(t *testing.T) {
 }
 
 // No hook is asked for fsync: its call is met, and its descriptor followed.
-func TestSyncFails(t *testing.T) {
+// needSync skips a test of FSYNC on kernels that can't do it.
+func needSync(t *testing.T) {
+	t.Helper()
 	prober := env.Prober(t)
 	for _, need := range []kernel.Capability{kernel.FmodRetSyscall, kernel.FmodRetSecurity} {
 		if answer := prober.Probe(t.Context(), need); !answer.OK() {
 			kernels.Missing(t, string(need), errors.New(answer.Reason))
 		}
 	}
+}
+
+func TestSyncFails(t *testing.T) {
+	needSync(t)
 	target := env.Cgroup(t)
 	inside, outside := newUser(t, target), newUser(t, env.Cgroup(t))
 	dir := newDir(t)

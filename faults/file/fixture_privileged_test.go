@@ -221,7 +221,7 @@ func newDir(t *testing.T) string {
 
 func mountTmpfs(t *testing.T, dir string) {
 	t.Helper()
-	if err := unix.Mount("faultline-test", dir, "tmpfs", 0, "size=1m"); err != nil {
+	if err := unix.Mount("faultline-test", dir, "tmpfs", 0, "size=256m"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -18,7 +18,7 @@ import (
 	"faultline.dev/faultline/test/vm/kernels"
 )
 
-func TestMain(m *testing.M) { env.Main(m, nil) }
+func TestMain(m *testing.M) { env.Main(m, map[string]env.Workload{"http": serveHTTP}) }
 
 // injected is what no call that is made here ends with by itself (errno 118).
 const injected = unix.ENOTNAM

@@ -25,7 +25,7 @@ const (
 
 func workloads() map[string]env.Workload {
 	all := env.Traffic()
-	maps.Copy(all, map[string]env.Workload{"flood": flood, "sink": sink, "tick": tick, "ask": ask, "drain": drain, "pour": pour})
+	maps.Copy(all, map[string]env.Workload{"flood": flood, "sink": sink, "tick": tick, "ask": ask, "drain": drain, "pour": pour, "call": call})
 	return all
 }
 
