@@ -21,6 +21,8 @@ import (
 var felt = []struct{ kind, mechanism, fields, command string }{
 	{"syscallError", "fmod_ret", "{calls: [statfs], errno: EIO}", "stat -f @"},
 	{"syscallError", "kprobe_override", "{calls: [statfs], errno: EIO}", "stat -f @"},
+	{"syscallError", "lsm", "{calls: [statfs], errno: EIO}", "stat -f @"},
+	{"syscallError", "fmod_ret_security", "{calls: [statfs], errno: EIO}", "stat -f @"},
 	{"fileError", "lsm", "{operations: [OPEN], path: @, errno: EIO}", "cat @"},
 	{"fileError", "fmod_ret_security", "{operations: [OPEN], path: @, errno: EIO}", "cat @"},
 	{"fileError", "fmod_ret", "{operations: [FSYNC], path: @, errno: EIO}", "sync @"},

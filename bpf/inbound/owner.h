@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../include/packet.h"
+#include "../include/sock.h"
 #include "../include/targets.h"
 #include "cgroup.h"
 
@@ -30,24 +31,6 @@ struct bpf_sock_tuple {
 	};
 };
 _Static_assert(sizeof(struct bpf_sock_tuple) == 36, "linux/bpf.h");
-
-/* linux/bpf.h, up to what is used. */
-struct bpf_sock {
-	__u32 bound_dev_if;
-	__u32 family;
-	__u32 type;
-	__u32 protocol;
-	__u32 mark;
-	__u32 priority;
-	__u32 src_ip4;
-	__u32 src_ip6[4];
-	__u32 src_port;
-	__u32 dst_port;
-	__u32 dst_ip4;
-	__u32 dst_ip6[4];
-	__u32 state;
-};
-_Static_assert(__builtin_offsetof(struct bpf_sock, state) == 72, "linux/bpf.h");
 
 /* Packets that the filter matches and nobody is known to own. */
 struct fl_in_strangers {

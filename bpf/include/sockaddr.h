@@ -3,29 +3,13 @@
 #pragma once
 
 #include "packet.h"
+#include "sock.h"
 
 enum {
 	AF_INET = 2,
 	AF_INET6 = 10,
 	IPPROTO_MPTCP = 262,
 };
-
-/* What is before a socket's destination is its own. */
-struct bpf_sock {
-	__u32 bound_dev_if;
-	__u32 family;
-	__u32 type;
-	__u32 protocol;
-	__u32 mark;
-	__u32 priority;
-	__u32 src_ip4;
-	__u32 src_ip6[4];
-	__u32 src_port; /* host byte order */
-	__u32 dst_port; /* network byte order, in the first two bytes */
-	__u32 dst_ip4;
-	__u32 dst_ip6[4];
-};
-_Static_assert(__builtin_offsetof(struct bpf_sock, dst_ip6) == 56, "linux/bpf.h");
 
 struct bpf_sock_addr {
 	__u32 user_family;

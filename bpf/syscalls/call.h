@@ -45,10 +45,17 @@ struct fl_call_config {
 	/* All of them have to be met. */
 	struct fl_condition conditions[CONDITIONS_MAX];
 	__u32 conditions_used;
-	/* Where in the registers the number of the call is, bytes. */
+	/* Where in the registers the number of the call is, bytes, and what tells that
+	 * they are those of a process (the two lowest bits of cs); 0: nothing does. */
 	__u32 number_offset;
+	__u32 mode_offset;
+	/* In the task: its stack; a word, and the bit of it that tells a call of 32
+	 * bits. */
+	__u32 stack_offset;
+	__u32 compat_offset;
+	__u32 compat_bit;
 };
-_Static_assert(sizeof(struct fl_call_config) == CONDITIONS_MAX * 24 + 8, "known to Go");
+_Static_assert(sizeof(struct fl_call_config) == CONDITIONS_MAX * 24 + 24, "known to Go");
 
 volatile const struct fl_call_config fl_call_config;
 

@@ -13,6 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type ObjectsFlAsking struct {
+	_      structs.HostLayout
+	Hook   uint32
+	Number uint32
+}
+
 type ObjectsFlCallConfig struct {
 	_          structs.HostLayout
 	Conditions [16]struct {
@@ -24,6 +30,10 @@ type ObjectsFlCallConfig struct {
 	}
 	ConditionsUsed uint32
 	NumberOffset   uint32
+	ModeOffset     uint32
+	StackOffset    uint32
+	CompatOffset   uint32
+	CompatBit      uint32
 }
 
 type ObjectsFlFailure struct {
@@ -62,6 +72,14 @@ type ObjectsFlFailure struct {
 	Observe    uint32
 }
 
+type ObjectsFlHook struct {
+	_              structs.HostLayout
+	Operation      uint32
+	Mask           uint32
+	OtherOperation uint32
+	OtherMask      uint32
+}
+
 type ObjectsFlLease struct {
 	_        structs.HostLayout
 	Deadline uint64
@@ -90,6 +108,7 @@ type ObjectsFlStats struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	ObjectsMapFlAskings     = "fl_askings"
 	ObjectsMapFlCgroups     = "fl_cgroups"
 	ObjectsMapFlEvents      = "fl_events"
 	ObjectsMapFlLease       = "fl_lease"
@@ -101,12 +120,16 @@ const (
 	ObjectsProgFlDecide     = "fl_decide"
 	ObjectsProgFlDecide32   = "fl_decide_32"
 	ObjectsProgFlDeliver    = "fl_deliver"
+	ObjectsProgFlLsmAsked   = "fl_lsm_asked"
+	ObjectsProgFlModAsked   = "fl_mod_asked"
 	ObjectsProgFlModify     = "fl_modify"
 	ObjectsProgFlModify32   = "fl_modify_32"
 	ObjectsProgFlOverride   = "fl_override"
 	ObjectsProgFlOverride32 = "fl_override_32"
+	ObjectsProgFlProbeAsked = "fl_probe_asked"
 	ObjectsVarFlCallConfig  = "fl_call_config"
 	ObjectsVarFlFailure     = "fl_failure"
+	ObjectsVarFlHook        = "fl_hook"
 	ObjectsVarFlParameters  = "fl_parameters"
 )
 
@@ -155,16 +178,20 @@ type ObjectsProgramSpecs struct {
 	FlDecide     *ebpf.ProgramSpec `ebpf:"fl_decide"`
 	FlDecide32   *ebpf.ProgramSpec `ebpf:"fl_decide_32"`
 	FlDeliver    *ebpf.ProgramSpec `ebpf:"fl_deliver"`
+	FlLsmAsked   *ebpf.ProgramSpec `ebpf:"fl_lsm_asked"`
+	FlModAsked   *ebpf.ProgramSpec `ebpf:"fl_mod_asked"`
 	FlModify     *ebpf.ProgramSpec `ebpf:"fl_modify"`
 	FlModify32   *ebpf.ProgramSpec `ebpf:"fl_modify_32"`
 	FlOverride   *ebpf.ProgramSpec `ebpf:"fl_override"`
 	FlOverride32 *ebpf.ProgramSpec `ebpf:"fl_override_32"`
+	FlProbeAsked *ebpf.ProgramSpec `ebpf:"fl_probe_asked"`
 }
 
 // ObjectsMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsMapSpecs struct {
+	FlAskings  *ebpf.MapSpec `ebpf:"fl_askings"`
 	FlCgroups  *ebpf.MapSpec `ebpf:"fl_cgroups"`
 	FlEvents   *ebpf.MapSpec `ebpf:"fl_events"`
 	FlLease    *ebpf.MapSpec `ebpf:"fl_lease"`
@@ -181,6 +208,7 @@ type ObjectsMapSpecs struct {
 type ObjectsVariableSpecs struct {
 	FlCallConfig *ebpf.VariableSpec `ebpf:"fl_call_config"`
 	FlFailure    *ebpf.VariableSpec `ebpf:"fl_failure"`
+	FlHook       *ebpf.VariableSpec `ebpf:"fl_hook"`
 	FlParameters *ebpf.VariableSpec `ebpf:"fl_parameters"`
 }
 
@@ -204,6 +232,7 @@ func (o *ObjectsObjects) Close() error {
 //
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsMaps struct {
+	FlAskings  *ebpf.Map `ebpf:"fl_askings"`
 	FlCgroups  *ebpf.Map `ebpf:"fl_cgroups"`
 	FlEvents   *ebpf.Map `ebpf:"fl_events"`
 	FlLease    *ebpf.Map `ebpf:"fl_lease"`
@@ -216,6 +245,7 @@ type ObjectsMaps struct {
 
 func (m *ObjectsMaps) Close() error {
 	return _ObjectsClose(
+		m.FlAskings,
 		m.FlCgroups,
 		m.FlEvents,
 		m.FlLease,
@@ -233,6 +263,7 @@ func (m *ObjectsMaps) Close() error {
 type ObjectsVariables struct {
 	FlCallConfig *ebpf.Variable `ebpf:"fl_call_config"`
 	FlFailure    *ebpf.Variable `ebpf:"fl_failure"`
+	FlHook       *ebpf.Variable `ebpf:"fl_hook"`
 	FlParameters *ebpf.Variable `ebpf:"fl_parameters"`
 }
 
@@ -243,10 +274,13 @@ type ObjectsPrograms struct {
 	FlDecide     *ebpf.Program `ebpf:"fl_decide"`
 	FlDecide32   *ebpf.Program `ebpf:"fl_decide_32"`
 	FlDeliver    *ebpf.Program `ebpf:"fl_deliver"`
+	FlLsmAsked   *ebpf.Program `ebpf:"fl_lsm_asked"`
+	FlModAsked   *ebpf.Program `ebpf:"fl_mod_asked"`
 	FlModify     *ebpf.Program `ebpf:"fl_modify"`
 	FlModify32   *ebpf.Program `ebpf:"fl_modify_32"`
 	FlOverride   *ebpf.Program `ebpf:"fl_override"`
 	FlOverride32 *ebpf.Program `ebpf:"fl_override_32"`
+	FlProbeAsked *ebpf.Program `ebpf:"fl_probe_asked"`
 }
 
 func (p *ObjectsPrograms) Close() error {
@@ -254,10 +288,13 @@ func (p *ObjectsPrograms) Close() error {
 		p.FlDecide,
 		p.FlDecide32,
 		p.FlDeliver,
+		p.FlLsmAsked,
+		p.FlModAsked,
 		p.FlModify,
 		p.FlModify32,
 		p.FlOverride,
 		p.FlOverride32,
+		p.FlProbeAsked,
 	)
 }
 

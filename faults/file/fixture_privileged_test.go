@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,7 +20,6 @@ import (
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/file"
 	"faultline.dev/faultline/test/env"
-	"faultline.dev/faultline/test/vm/kernels"
 )
 
 func TestMain(m *testing.M) {
@@ -179,23 +179,13 @@ func fails(mechanism, path string, operations ...v1.FileOperation) *v1.Fault {
 	}
 }
 
-// eachMechanism runs a test with every mechanism of the kernel.
+// eachMechanism runs a test with every mechanism of the kernel but that of FSYNC alone
+// (TestSyncFails).
 func eachMechanism(t *testing.T, test func(t *testing.T, mechanism string)) {
 	t.Helper()
-	for _, m := range file.Error().Mechanisms {
-		if m.Name == "fmod_ret" {
-			continue // TestSyncFails
-		}
-		t.Run(m.Name, func(t *testing.T) {
-			prober := env.Prober(t)
-			for _, need := range m.Needs {
-				if answer := prober.Probe(t.Context(), need); !answer.OK() {
-					kernels.Missing(t, string(need), errors.New(answer.Reason))
-				}
-			}
-			test(t, m.Name)
-		})
-	}
+	kind := file.Error()
+	kind.Mechanisms = slices.DeleteFunc(kind.Mechanisms, func(m fault.Mechanism) bool { return m.Name == "fmod_ret" })
+	env.EachMechanism(t, kind, test)
 }
 
 func inject(t *testing.T, spec *v1.Fault, targets ...fault.Cgroup) *env.Injected {

@@ -15,6 +15,9 @@ type ABI struct {
 	Arguments [6]uint32
 	// Number is the offset of the call's number, 4 bytes.
 	Number uint32
+	// Mode is that of cs, whose two lowest bits are set in registers of a process; 0
+	// where other registers say nothing either.
+	Mode uint32
 	// Parameters are where a function's own first ones are, in its own registers.
 	Parameters [4]uint32
 	// Prefixes32 and Arguments32 are the same for calls of 32-bit processes.
@@ -37,6 +40,7 @@ var abis = map[string]ABI{
 		Arguments:  [6]uint32{112, 104, 96, 56, 72, 64}, // di, si, dx, r10, r8, r9
 		Number:     120,                                 // orig_ax
 		Parameters: [4]uint32{112, 104, 96, 88},         // di, si, dx, cx
+		Mode:       136,
 		Prefixes32: []string{
 			"__ia32_compat_sys_", "__ia32_sys_",
 		},

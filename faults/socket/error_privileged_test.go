@@ -28,17 +28,7 @@ const injected = unix.ENOTNAM
 // eachMechanism runs a test with every mechanism of the kernel.
 func eachMechanism(t *testing.T, test func(t *testing.T, mechanism string)) {
 	t.Helper()
-	for _, m := range socket.Error().Mechanisms {
-		t.Run(m.Name, func(t *testing.T) {
-			prober := env.Prober(t)
-			for _, need := range m.Needs {
-				if answer := prober.Probe(t.Context(), need); !answer.OK() {
-					kernels.Missing(t, string(need), errors.New(answer.Reason))
-				}
-			}
-			test(t, m.Name)
-		})
-	}
+	env.EachMechanism(t, socket.Error(), test)
 }
 
 // fails is a fault; "" is any mechanism.

@@ -19,6 +19,9 @@ import (
 const (
 	mechanismModify   = "fmod_ret"
 	mechanismOverride = "kprobe_override"
+	// The others are asked while a call is carried out.
+	mechanismLSM   = tracing.MechanismLSM
+	mechanismAsked = tracing.MechanismModify
 )
 
 // Error is syscallError: calls that fail and are not carried out.
@@ -37,6 +40,16 @@ func Error() fault.Kind {
 				Name:    mechanismOverride,
 				Summary: "kprobes at the functions of the calls, which override their results",
 				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.KprobeOverride, kernel.RingBuf},
+			},
+			{
+				Name:    mechanismLSM,
+				Summary: "programs that the kernel asks as a security module while it carries a call out; for calls at which it asks once",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.LSM, kernel.RingBuf},
+			},
+			{
+				Name:    mechanismAsked,
+				Summary: "fmod_ret on the functions that ask all security modules; for the same calls",
+				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.FmodRetSecurity, kernel.RingBuf},
 			},
 		},
 		Example: `target: {systemdUnit: checkout.service}
@@ -90,7 +103,7 @@ func planError(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if p.failure, err = tracing.NewFailure(req, tracing.Errno{Name: p.spec.GetErrno(), Weight: 1}); err != nil {
 		return nil, err
 	}
-	mechanism, programs, err := tracing.Choose(ctx, req, Error(), []string{mechanismModify, mechanismOverride},
+	mechanism, programs, err := tracing.Choose(ctx, req, Error(), []string{mechanismModify, mechanismOverride, mechanismLSM, mechanismAsked},
 		func(mechanism string) (*tracing.Fault, error) { return p.programs(ctx, mechanism) })
 	if err != nil {
 		return nil, err
@@ -100,14 +113,7 @@ func planError(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 
 // programs are those that a mechanism puts in place.
 func (p *errorPlan) programs(ctx context.Context, mechanism string) (*tracing.Fault, error) {
-	find, at := lookup(inTypes), modifying
-	switch {
-	case mechanism == mechanismOverride:
-		find, at = inSymbols, overriding
-	case kernel.Preempts():
-		at = delivering
-	}
-	functions, err := functionsOf(p.spec.GetCalls(), find)
+	hooks, err := p.hooks(mechanism)
 	if err != nil {
 		return nil, err
 	}
@@ -119,18 +125,43 @@ func (p *errorPlan) programs(ctx context.Context, mechanism string) (*tracing.Fa
 	if err != nil {
 		return nil, err
 	}
-	abi, _ := kernel.Syscalls() // it has functions
-	if err := spec.Variables[syscalls.ObjectsVarFlCallConfig].Set(p.config(abi)); err != nil {
+	config, err := p.config(mechanism)
+	if err != nil {
+		return nil, err
+	}
+	if err := spec.Variables[syscalls.ObjectsVarFlCallConfig].Set(config); err != nil {
 		return nil, fmt.Errorf("configuring programs: %w", err)
 	}
 	f := &tracing.Fault{
-		Spec: spec, Cgroups: p.req.Cgroups, Failure: p.failure, Decode: events.Decoder((*callEvent).event),
+		Spec: spec, Cgroups: p.req.Cgroups, Failure: p.failure, Hooks: hooks, Decode: events.Decoder((*callEvent).event),
 	}
-	for _, fn := range functions {
-		f.Hooks = append(f.Hooks, at(fn)...)
+	if isAsked(mechanism) {
+		f.Keep = p.keepAskings
 	}
 	p.left, err = f.Prune("syscallError", mechanism)
 	return f, err
+}
+
+// hooks are those that a mechanism has for the calls.
+func (p *errorPlan) hooks(mechanism string) (list []tracing.Hook, err error) {
+	if isAsked(mechanism) {
+		return p.asked(mechanism)
+	}
+	find, at := lookup(inTypes), modifying
+	switch {
+	case mechanism == mechanismOverride:
+		find, at = inSymbols, overriding
+	case kernel.Preempts():
+		at = delivering
+	}
+	functions, err := functionsOf(p.spec.GetCalls(), find)
+	if err != nil {
+		return nil, err
+	}
+	for _, fn := range functions {
+		list = append(list, at(fn)...)
+	}
+	return list, nil
 }
 
 // finish adds what is said and claimed.
@@ -140,12 +171,15 @@ func (p *errorPlan) finish(mechanism string, programs *tracing.Fault) (*fault.Pl
 		return nil, err
 	}
 	warnings = append(warnings, p.left...)
+	if isAsked(mechanism) {
+		warnings = append(warnings, askedWarning)
+	}
 	return &fault.Plan{
 		Mechanism: mechanism,
 		Summary:   p.summary(),
 		Changes:   programs.Changes(mechanism),
 		Warnings:  warnings,
-		Claims:    []fault.Claim{Calls{Cgroups: p.req.Cgroups, Names: p.spec.GetCalls(), InTurn: mechanism == mechanismModify}},
+		Claims:    []fault.Claim{Calls{Cgroups: p.req.Cgroups, Names: p.spec.GetCalls(), InTurn: mechanism != mechanismOverride}},
 		Inject:    programs.Inject,
 	}, nil
 }
@@ -171,6 +205,10 @@ type callConfig struct {
 	Conditions     [conditionsMax]condition
 	ConditionsUsed uint32
 	NumberOffset   uint32
+	ModeOffset     uint32
+	StackOffset    uint32
+	CompatOffset   uint32
+	CompatBit      uint32
 }
 
 // condition is struct fl_condition.
@@ -181,8 +219,9 @@ type condition struct {
 	_          uint32
 }
 
-func (p *errorPlan) config(abi kernel.ABI) callConfig {
-	config := callConfig{NumberOffset: abi.Number}
+func (p *errorPlan) config(mechanism string) (callConfig, error) {
+	abi, _ := kernel.Syscalls() // the calls were found
+	config := callConfig{NumberOffset: abi.Number, ModeOffset: abi.Mode, CompatBit: abi.CompatBit}
 	for i, a := range p.spec.GetArguments() {
 		config.Conditions[i] = condition{
 			Value:      a.GetValue(),
@@ -191,5 +230,8 @@ func (p *errorPlan) config(abi kernel.ABI) callConfig {
 		}
 	}
 	config.ConditionsUsed = uint32(len(p.spec.GetArguments()))
-	return config
+	if !isAsked(mechanism) {
+		return config, nil
+	}
+	return config, kernel.Offsets(map[string]*uint32{"task_struct.stack": &config.StackOffset, abi.Compat: &config.CompatOffset})
 }

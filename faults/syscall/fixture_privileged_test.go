@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"runtime"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -22,14 +23,6 @@ func TestMain(m *testing.M) { env.Main(m, map[string]env.Workload{"http": serveH
 
 // injected is what no call that is made here ends with by itself (errno 118).
 const injected = unix.ENOTNAM
-
-// mechanisms are those of syscallError.
-func mechanisms() (names []string) {
-	for _, m := range syscall.Error().Mechanisms {
-		names = append(names, m.Name)
-	}
-	return names
-}
 
 // needMechanism skips the test where the kernel lacks it, and fails it where the
 // kernel is declared to have it; "auto" is there where one of them is.
@@ -55,15 +48,21 @@ func needMechanism(t *testing.T, name string) {
 	kernels.Missing(t, string(missing), errors.New(why.Reason))
 }
 
-// eachMechanism runs a test with every mechanism of the kernel.
+// atEntry tells the mechanisms that answer calls at their entry.
+func atEntry(mechanism string) bool { return mechanism == "fmod_ret" || mechanism == "kprobe_override" }
+
+// some is the kind with those of its mechanisms alone that are wanted.
+func some(wanted func(mechanism string) bool) fault.Kind {
+	kind := syscall.Error()
+	kind.Mechanisms = slices.DeleteFunc(kind.Mechanisms, func(m fault.Mechanism) bool { return !wanted(m.Name) })
+	return kind
+}
+
+// eachMechanism runs a test with every mechanism of the kernel that answers calls at their
+// entry.
 func eachMechanism(t *testing.T, test func(t *testing.T, mechanism string)) {
 	t.Helper()
-	for _, name := range mechanisms() {
-		t.Run(name, func(t *testing.T) {
-			needMechanism(t, name)
-			test(t, name)
-		})
-	}
+	env.EachMechanism(t, some(atEntry), test)
 }
 
 // fails is a fault in which calls fail with the injected errno.

@@ -1,5 +1,6 @@
 // Package syscall holds the faults of system calls: they are met at the entry of
-// the call (bpf/syscalls), before it has done anything.
+// the call (bpf/syscalls), before it has done anything, or, where the kernel lets nobody
+// answer there, when it asks its security modules.
 package syscall
 
 import (

@@ -3,7 +3,6 @@ package tracing
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/kernel"
@@ -75,7 +74,7 @@ func AtSecurityHooks(mechanism string, hooks []SecurityHook) (list []Hook, err e
 		if other := slices.Index(names[i+1:], names[i]); other >= 0 {
 			config.OtherOperation, config.OtherMask = hooks[i+1+other].Operation, hooks[i+1+other].Mask
 		}
-		at := Hook{Function: names[i], ID: id, Name: strings.ToLower(hook.What)}
+		at := Hook{Function: names[i], ID: id, Name: hook.Name}
 		if mechanism == MechanismLSM {
 			at.Program, at.Variables = "fl_lsm_"+string(hook.Shape), hookVariables(config)
 			list = append(list, at)
