@@ -76,6 +76,7 @@ var scenarios = []scenario{
 `},
 	{"calls by fmod_ret", needs(kernel.FmodRetSyscall), oneFault("syscallError: {calls: [statfs, ustat], errno: EIO}, mechanism: fmod_ret")},
 	{"calls by kprobe_override", needs(kernel.KprobeOverride), oneFault("syscallError: {calls: [statfs, ustat], errno: EIO}, mechanism: kprobe_override")},
+	{"calls that ask", needs(kernel.FmodRetSecurity), oneFault("syscallError: {calls: [statfs, fstatfs], errno: EIO}, mechanism: fmod_ret_security")},
 	{"sockets at their cgroup", needs(kernel.SetRetval), oneFault("socketError: {operations: [CONNECT, SETSOCKOPT], errno: EIO}, mechanism: cgroup_sock")},
 	{"sockets", needs(kernel.FmodRetSecurity), oneFault("socketError: {operations: [ACCEPT, SEND], errno: EIO}, mechanism: fmod_ret_security")},
 	{"names", needs(kernel.CgroupConnect), oneFault("dnsFault: {names: ['*'], answer: NXDOMAIN}")},
