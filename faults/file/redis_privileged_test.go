@@ -75,10 +75,11 @@ func TestRedisWithAFullDisk(t *testing.T) {
 		i := inject(t, spec, target)
 		server.until(t, "SET b 1", "-MISCONF")
 		server.until(t, "GET a", "1")
+		i.End()
+		// Redis tries by itself: until then one may have been chosen and not hit yet.
 		if c := i.Count(); c.Injected == 0 || c.Injected != c.Matched || c.Missed != 0 {
 			t.Errorf("counters %+v", c)
 		}
-		i.End()
 		server.until(t, "SET c 1", "+OK")
 		server.until(t, "GET a", "1")
 	})
