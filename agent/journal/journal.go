@@ -19,6 +19,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"faultline.dev/faultline/faults/failpoint"
 	"faultline.dev/faultline/faults/fault"
 )
@@ -311,8 +313,22 @@ func removeRun(runs, id string) error {
 		return fmt.Errorf("removing run %s: %w", id, err)
 	}
 	failpoint.Hit(failpoint.Renamed)
-	if err := os.RemoveAll(done); err != nil {
+	if err := removeAll(done); err != nil {
 		return fmt.Errorf("removing run %s: %w", id, err)
 	}
 	return nil
 }
+
+// removeAll is os.RemoveAll of a directory that others may sweep at the same moment:
+// one that locks it may make the lock's file again, when everything else is gone.
+func removeAll(dir string) (err error) {
+	for range sweepersMax {
+		if err = os.RemoveAll(dir); !errors.Is(err, unix.ENOTEMPTY) {
+			return err
+		}
+	}
+	return err
+}
+
+// sweepersMax is how many may meet there.
+const sweepersMax = 100

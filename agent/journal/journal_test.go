@@ -440,3 +440,38 @@ func TestLeftoversOfCreateAndCloseAreSwept(t *testing.T) {
 		t.Errorf("left: %v, %v", entries, err)
 	}
 }
+
+// Several revert at once: each removes its own, and sweeps what others are removing.
+func TestRemovingAndSweepingAtOnce(t *testing.T) {
+	t.Parallel()
+	runs := t.TempDir()
+	ended := make(chan error)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		var errs []error
+		for ctx.Err() == nil {
+			errs = append(errs, sweep(runs))
+		}
+		ended <- errors.Join(errs...)
+	}()
+	for i := range 500 {
+		id := fmt.Sprint("r", i)
+		if err := os.MkdirAll(filepath.Join(runs, id, "x"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		lock, err := acquire(filepath.Join(runs, id, lockName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(removeRun(runs, id), lock.release()); err != nil {
+			t.Error(err)
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if entries, err := os.ReadDir(runs); err != nil || len(entries) != 0 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+}

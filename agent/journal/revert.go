@@ -185,7 +185,7 @@ func sweep(runs string) error {
 			}
 			continue
 		}
-		errs = append(errs, os.RemoveAll(dir), lock.release())
+		errs = append(errs, removeAll(dir), lock.release())
 	}
 	return errors.Join(errs...)
 }
