@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -19,6 +20,10 @@ import (
 
 func TestMain(m *testing.M) {
 	isolate()
+	// What runs in parallel here waits most of its time: for leases, and for ends.
+	if err := flag.Set("test.parallel", "6"); err != nil { // go test -parallel comes after it
+		panic(err)
+	}
 	testscript.Main(m, programs)
 }
 
