@@ -134,13 +134,20 @@ static __always_inline int refuse(__u32 error)
 	return REFUSE;
 }
 
+/* The kernel runs all programs of a hook, and here one after the other decides, as at
+ * the other hooks: what has failed is nobody's any more. */
+static __always_inline int failed_already(void)
+{
+	return bpf_get_retval() != 0;
+}
+
 static __always_inline int decide_address(struct bpf_sock_addr *context, int own, int ipv6)
 {
 	__u64 now, start = lease_start(&now);
 	struct fl_packet packet = {};
 	__u16 port;
 
-	if (!start || !family_wanted(context->family))
+	if (!start || failed_already() || !family_wanted(context->family))
 		return ALLOW;
 	packet.family = version_of(context->family);
 	packet.protocol = protocol_of(context->protocol);
@@ -205,7 +212,7 @@ static __always_inline int decide_option(struct bpf_sockopt *context)
 
 	if (context->optlen > OPTION_MAX)
 		context->optlen = 0;
-	if (!start || !family_wanted(family))
+	if (!start || failed_already() || !family_wanted(family))
 		return ALLOW;
 	packet.family = version_of(family);
 	if (packet.family) {

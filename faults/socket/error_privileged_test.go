@@ -17,6 +17,7 @@ import (
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/socket"
 	"faultline.dev/faultline/test/env"
 	"faultline.dev/faultline/test/vm/kernels"
@@ -247,6 +248,49 @@ func TestWhatComesAndLeavesObservedAndTold(t *testing.T) {
 		}
 		expect(t, "after the lease", old.do(t, connect, 5), env.Results{0: 5})
 		i.End()
+	})
+}
+
+// A call gets one errno: it is of the fault that gave it, and of no other.
+func TestTwoFaultsOfOneOperation(t *testing.T) {
+	network := env.NewLoopback(t)
+	tcp4, _, _ := serve(t, network)
+	eachMechanism(t, func(t *testing.T, mechanism string) {
+		target := env.Cgroup(t)
+		inside := newCaller(t, target, network)
+		for operation, call := range map[v1.SocketError_Operation]string{
+			v1.SocketError_CONNECT: "connect tcp4 " + tcp4, v1.SocketError_BIND: "bind tcp4 127.0.0.1:0",
+			v1.SocketError_GETSOCKOPT: "getsockopt tcp4 " + tcp4, v1.SocketError_SETSOCKOPT: "setsockopt tcp4 " + tcp4,
+		} {
+			t.Run(operation.String(), func(t *testing.T) {
+				const times = 12
+				third := fails(mechanism, operation)
+				third.GetSocketError().Errno = "EXFULL"
+				third.Rate = &v1.Rate{Every: proto.Uint64(3)}
+				half := fails(mechanism, operation)
+				half.Rate = &v1.Rate{Every: proto.Uint64(2)}
+				one, two := inject(t, third, target), inject(t, half, target)
+				got := inside.do(t, call, times)
+				a, b := one.Count(), two.Count()
+				expect(t, "counted were", got, env.Results{
+					unix.EXFULL: int(a.Injected), injected: int(b.Injected), 0: int(times - a.Injected - b.Injected),
+				})
+				// The kernel's order is its own.
+				first, second := a, b
+				if second.Matched > first.Matched {
+					first, second = second, first
+				}
+				left := times - first.Injected
+				if mechanism == "fmod_ret_security" && kernel.Preempts() {
+					left = times // who delivers verdicts does not know of others' while they decide
+				}
+				if first.Matched != times || second.Matched != left || min(first.Injected, second.Injected) == 0 {
+					t.Errorf("counters %+v, and behind it %+v, of %d calls", first, second, times)
+				}
+				one.End()
+				two.End()
+			})
+		}
 	})
 }
 
