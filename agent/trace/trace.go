@@ -128,17 +128,23 @@ func program(cgroups []fault.Cgroup) (*tracing.Fault, error) {
 	return &tracing.Fault{Spec: spec, Cgroups: cgroups, Hooks: []tracing.Hook{hook}}, nil
 }
 
+// gone are calls whose path is not there any more when they return: the program that gave it.
+var gone = map[string]bool{"execve": true, "execveat": true}
+
 // wantPaths tells the program which calls have a path that is wanted.
 func wantPaths(arguments *ebpf.Map, o Options) error {
 	if !o.Paths {
 		return nil
 	}
-	for name, index := range pathArguments {
+	for name, indexes := range syscall.CallsWithPaths() {
+		if gone[name] {
+			continue
+		}
 		number, ok := syscall.Number(name)
 		if !ok || !wanted(o, name) {
 			continue
 		}
-		if err := arguments.Put(number, index+1); err != nil {
+		if err := arguments.Put(number, indexes[0]+1); err != nil {
 			return fmt.Errorf("writing a call with a path: %w", err)
 		}
 	}

@@ -8,6 +8,7 @@
 
 #include "../include/abi.h"
 #include "../include/failure.h"
+#include "path.h"
 
 enum {
 	CONDITIONS_MAX = 16,
@@ -147,16 +148,25 @@ static __always_inline int all_met(const void *registers, enum fl_entry entry)
 
 /*
  * Decides about the call of a task that is concerned: what it returns instead of
- * being carried out; 0: it is. Who does it counts it as hit.
+ * being carried out; 0: it is. Who does it counts it as hit. paths are those of its
+ * arguments that are paths.
  */
-static __always_inline long decide(const void *registers, enum fl_entry entry, __u64 start,
-				   __u64 now)
+static __always_inline long decide(const void *registers, enum fl_entry entry, __u32 paths,
+				   __u64 start, __u64 now)
 {
 	__u32 error;
 	int sampled;
 
 	if (!all_met(registers, entry))
 		return 0;
+	if (fl_path_config.used) {
+		enum fl_path match = match_paths(registers, entry, paths);
+
+		if (match == UNKNOWN)
+			count(chosen);
+		if (match != MATCHES)
+			return 0;
+	}
 	error = decide_failure(start, now, &sampled);
 	if (sampled)
 		sample_call(registers, entry, error, now);

@@ -97,6 +97,13 @@ type ObjectsFlParameters struct {
 	Offset [4]uint32
 }
 
+type ObjectsFlPathConfig struct {
+	_              structs.HostLayout
+	ArgumentOffset [2][6]uint32
+	Used           uint32
+	Pad            uint32
+}
+
 type ObjectsFlStats struct {
 	_       structs.HostLayout
 	Matched uint64
@@ -104,33 +111,45 @@ type ObjectsFlStats struct {
 	Hit     uint64
 }
 
+type ObjectsFlText struct {
+	_     structs.HostLayout
+	Fit   [256][4]uint64
+	Stay  [256][4]uint64
+	Skip  [4]uint64
+	Begin [4]uint64
+	End   [4]uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ObjectsMapFlAskings     = "fl_askings"
-	ObjectsMapFlCgroups     = "fl_cgroups"
-	ObjectsMapFlEvents      = "fl_events"
-	ObjectsMapFlLease       = "fl_lease"
-	ObjectsMapFlOrder       = "fl_order"
-	ObjectsMapFlSampled     = "fl_sampled"
-	ObjectsMapFlStats       = "fl_stats"
-	ObjectsMapFlTargets     = "fl_targets"
-	ObjectsMapFlVerdicts    = "fl_verdicts"
-	ObjectsProgFlDecide     = "fl_decide"
-	ObjectsProgFlDecide32   = "fl_decide_32"
-	ObjectsProgFlDeliver    = "fl_deliver"
-	ObjectsProgFlLsmAsked   = "fl_lsm_asked"
-	ObjectsProgFlModAsked   = "fl_mod_asked"
-	ObjectsProgFlModify     = "fl_modify"
-	ObjectsProgFlModify32   = "fl_modify_32"
-	ObjectsProgFlOverride   = "fl_override"
-	ObjectsProgFlOverride32 = "fl_override_32"
-	ObjectsProgFlProbeAsked = "fl_probe_asked"
-	ObjectsVarFlCallConfig  = "fl_call_config"
-	ObjectsVarFlFailure     = "fl_failure"
-	ObjectsVarFlHook        = "fl_hook"
-	ObjectsVarFlParameters  = "fl_parameters"
+	ObjectsMapFlAskings       = "fl_askings"
+	ObjectsMapFlCgroups       = "fl_cgroups"
+	ObjectsMapFlEvents        = "fl_events"
+	ObjectsMapFlLease         = "fl_lease"
+	ObjectsMapFlOrder         = "fl_order"
+	ObjectsMapFlSampled       = "fl_sampled"
+	ObjectsMapFlStats         = "fl_stats"
+	ObjectsMapFlTargets       = "fl_targets"
+	ObjectsMapFlText          = "fl_text"
+	ObjectsMapFlVerdicts      = "fl_verdicts"
+	ObjectsProgFlDecide       = "fl_decide"
+	ObjectsProgFlDecide32     = "fl_decide_32"
+	ObjectsProgFlDeliver      = "fl_deliver"
+	ObjectsProgFlLsmAsked     = "fl_lsm_asked"
+	ObjectsProgFlModAsked     = "fl_mod_asked"
+	ObjectsProgFlModify       = "fl_modify"
+	ObjectsProgFlModify32     = "fl_modify_32"
+	ObjectsProgFlOverride     = "fl_override"
+	ObjectsProgFlOverride32   = "fl_override_32"
+	ObjectsProgFlProbeAsked   = "fl_probe_asked"
+	ObjectsVarFlCallConfig    = "fl_call_config"
+	ObjectsVarFlFailure       = "fl_failure"
+	ObjectsVarFlHook          = "fl_hook"
+	ObjectsVarFlParameters    = "fl_parameters"
+	ObjectsVarFlPathArguments = "fl_path_arguments"
+	ObjectsVarFlPathConfig    = "fl_path_config"
 )
 
 // LoadObjects returns the embedded CollectionSpec for Objects.
@@ -199,6 +218,7 @@ type ObjectsMapSpecs struct {
 	FlSampled  *ebpf.MapSpec `ebpf:"fl_sampled"`
 	FlStats    *ebpf.MapSpec `ebpf:"fl_stats"`
 	FlTargets  *ebpf.MapSpec `ebpf:"fl_targets"`
+	FlText     *ebpf.MapSpec `ebpf:"fl_text"`
 	FlVerdicts *ebpf.MapSpec `ebpf:"fl_verdicts"`
 }
 
@@ -206,10 +226,12 @@ type ObjectsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsVariableSpecs struct {
-	FlCallConfig *ebpf.VariableSpec `ebpf:"fl_call_config"`
-	FlFailure    *ebpf.VariableSpec `ebpf:"fl_failure"`
-	FlHook       *ebpf.VariableSpec `ebpf:"fl_hook"`
-	FlParameters *ebpf.VariableSpec `ebpf:"fl_parameters"`
+	FlCallConfig    *ebpf.VariableSpec `ebpf:"fl_call_config"`
+	FlFailure       *ebpf.VariableSpec `ebpf:"fl_failure"`
+	FlHook          *ebpf.VariableSpec `ebpf:"fl_hook"`
+	FlParameters    *ebpf.VariableSpec `ebpf:"fl_parameters"`
+	FlPathArguments *ebpf.VariableSpec `ebpf:"fl_path_arguments"`
+	FlPathConfig    *ebpf.VariableSpec `ebpf:"fl_path_config"`
 }
 
 // ObjectsObjects contains all objects after they have been loaded into the kernel.
@@ -240,6 +262,7 @@ type ObjectsMaps struct {
 	FlSampled  *ebpf.Map `ebpf:"fl_sampled"`
 	FlStats    *ebpf.Map `ebpf:"fl_stats"`
 	FlTargets  *ebpf.Map `ebpf:"fl_targets"`
+	FlText     *ebpf.Map `ebpf:"fl_text"`
 	FlVerdicts *ebpf.Map `ebpf:"fl_verdicts"`
 }
 
@@ -253,6 +276,7 @@ func (m *ObjectsMaps) Close() error {
 		m.FlSampled,
 		m.FlStats,
 		m.FlTargets,
+		m.FlText,
 		m.FlVerdicts,
 	)
 }
@@ -261,10 +285,12 @@ func (m *ObjectsMaps) Close() error {
 //
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsVariables struct {
-	FlCallConfig *ebpf.Variable `ebpf:"fl_call_config"`
-	FlFailure    *ebpf.Variable `ebpf:"fl_failure"`
-	FlHook       *ebpf.Variable `ebpf:"fl_hook"`
-	FlParameters *ebpf.Variable `ebpf:"fl_parameters"`
+	FlCallConfig    *ebpf.Variable `ebpf:"fl_call_config"`
+	FlFailure       *ebpf.Variable `ebpf:"fl_failure"`
+	FlHook          *ebpf.Variable `ebpf:"fl_hook"`
+	FlParameters    *ebpf.Variable `ebpf:"fl_parameters"`
+	FlPathArguments *ebpf.Variable `ebpf:"fl_path_arguments"`
+	FlPathConfig    *ebpf.Variable `ebpf:"fl_path_config"`
 }
 
 // ObjectsPrograms contains all programs after they have been loaded into the kernel.

@@ -97,6 +97,13 @@ type OldObjectsFlParameters struct {
 	Offset [4]uint32
 }
 
+type OldObjectsFlPathConfig struct {
+	_              structs.HostLayout
+	ArgumentOffset [2][6]uint32
+	Used           uint32
+	Pad            uint32
+}
+
 type OldObjectsFlStats struct {
 	_       structs.HostLayout
 	Matched uint64
@@ -104,33 +111,45 @@ type OldObjectsFlStats struct {
 	Hit     uint64
 }
 
+type OldObjectsFlText struct {
+	_     structs.HostLayout
+	Fit   [256][4]uint64
+	Stay  [256][4]uint64
+	Skip  [4]uint64
+	Begin [4]uint64
+	End   [4]uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	OldObjectsMapFlAskings     = "fl_askings"
-	OldObjectsMapFlCgroups     = "fl_cgroups"
-	OldObjectsMapFlEvents      = "fl_events"
-	OldObjectsMapFlLease       = "fl_lease"
-	OldObjectsMapFlSampled     = "fl_sampled"
-	OldObjectsMapFlStats       = "fl_stats"
-	OldObjectsMapFlTargets     = "fl_targets"
-	OldObjectsMapFlToken       = "fl_token"
-	OldObjectsMapFlVerdicts    = "fl_verdicts"
-	OldObjectsProgFlDecide     = "fl_decide"
-	OldObjectsProgFlDecide32   = "fl_decide_32"
-	OldObjectsProgFlDeliver    = "fl_deliver"
-	OldObjectsProgFlLsmAsked   = "fl_lsm_asked"
-	OldObjectsProgFlModAsked   = "fl_mod_asked"
-	OldObjectsProgFlModify     = "fl_modify"
-	OldObjectsProgFlModify32   = "fl_modify_32"
-	OldObjectsProgFlOverride   = "fl_override"
-	OldObjectsProgFlOverride32 = "fl_override_32"
-	OldObjectsProgFlProbeAsked = "fl_probe_asked"
-	OldObjectsVarFlCallConfig  = "fl_call_config"
-	OldObjectsVarFlFailure     = "fl_failure"
-	OldObjectsVarFlHook        = "fl_hook"
-	OldObjectsVarFlParameters  = "fl_parameters"
+	OldObjectsMapFlAskings       = "fl_askings"
+	OldObjectsMapFlCgroups       = "fl_cgroups"
+	OldObjectsMapFlEvents        = "fl_events"
+	OldObjectsMapFlLease         = "fl_lease"
+	OldObjectsMapFlSampled       = "fl_sampled"
+	OldObjectsMapFlStats         = "fl_stats"
+	OldObjectsMapFlTargets       = "fl_targets"
+	OldObjectsMapFlText          = "fl_text"
+	OldObjectsMapFlToken         = "fl_token"
+	OldObjectsMapFlVerdicts      = "fl_verdicts"
+	OldObjectsProgFlDecide       = "fl_decide"
+	OldObjectsProgFlDecide32     = "fl_decide_32"
+	OldObjectsProgFlDeliver      = "fl_deliver"
+	OldObjectsProgFlLsmAsked     = "fl_lsm_asked"
+	OldObjectsProgFlModAsked     = "fl_mod_asked"
+	OldObjectsProgFlModify       = "fl_modify"
+	OldObjectsProgFlModify32     = "fl_modify_32"
+	OldObjectsProgFlOverride     = "fl_override"
+	OldObjectsProgFlOverride32   = "fl_override_32"
+	OldObjectsProgFlProbeAsked   = "fl_probe_asked"
+	OldObjectsVarFlCallConfig    = "fl_call_config"
+	OldObjectsVarFlFailure       = "fl_failure"
+	OldObjectsVarFlHook          = "fl_hook"
+	OldObjectsVarFlParameters    = "fl_parameters"
+	OldObjectsVarFlPathArguments = "fl_path_arguments"
+	OldObjectsVarFlPathConfig    = "fl_path_config"
 )
 
 // LoadOldObjects returns the embedded CollectionSpec for OldObjects.
@@ -198,6 +217,7 @@ type OldObjectsMapSpecs struct {
 	FlSampled  *ebpf.MapSpec `ebpf:"fl_sampled"`
 	FlStats    *ebpf.MapSpec `ebpf:"fl_stats"`
 	FlTargets  *ebpf.MapSpec `ebpf:"fl_targets"`
+	FlText     *ebpf.MapSpec `ebpf:"fl_text"`
 	FlToken    *ebpf.MapSpec `ebpf:"fl_token"`
 	FlVerdicts *ebpf.MapSpec `ebpf:"fl_verdicts"`
 }
@@ -206,10 +226,12 @@ type OldObjectsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type OldObjectsVariableSpecs struct {
-	FlCallConfig *ebpf.VariableSpec `ebpf:"fl_call_config"`
-	FlFailure    *ebpf.VariableSpec `ebpf:"fl_failure"`
-	FlHook       *ebpf.VariableSpec `ebpf:"fl_hook"`
-	FlParameters *ebpf.VariableSpec `ebpf:"fl_parameters"`
+	FlCallConfig    *ebpf.VariableSpec `ebpf:"fl_call_config"`
+	FlFailure       *ebpf.VariableSpec `ebpf:"fl_failure"`
+	FlHook          *ebpf.VariableSpec `ebpf:"fl_hook"`
+	FlParameters    *ebpf.VariableSpec `ebpf:"fl_parameters"`
+	FlPathArguments *ebpf.VariableSpec `ebpf:"fl_path_arguments"`
+	FlPathConfig    *ebpf.VariableSpec `ebpf:"fl_path_config"`
 }
 
 // OldObjectsObjects contains all objects after they have been loaded into the kernel.
@@ -239,6 +261,7 @@ type OldObjectsMaps struct {
 	FlSampled  *ebpf.Map `ebpf:"fl_sampled"`
 	FlStats    *ebpf.Map `ebpf:"fl_stats"`
 	FlTargets  *ebpf.Map `ebpf:"fl_targets"`
+	FlText     *ebpf.Map `ebpf:"fl_text"`
 	FlToken    *ebpf.Map `ebpf:"fl_token"`
 	FlVerdicts *ebpf.Map `ebpf:"fl_verdicts"`
 }
@@ -252,6 +275,7 @@ func (m *OldObjectsMaps) Close() error {
 		m.FlSampled,
 		m.FlStats,
 		m.FlTargets,
+		m.FlText,
 		m.FlToken,
 		m.FlVerdicts,
 	)
@@ -261,10 +285,12 @@ func (m *OldObjectsMaps) Close() error {
 //
 // It can be passed to LoadOldObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type OldObjectsVariables struct {
-	FlCallConfig *ebpf.Variable `ebpf:"fl_call_config"`
-	FlFailure    *ebpf.Variable `ebpf:"fl_failure"`
-	FlHook       *ebpf.Variable `ebpf:"fl_hook"`
-	FlParameters *ebpf.Variable `ebpf:"fl_parameters"`
+	FlCallConfig    *ebpf.Variable `ebpf:"fl_call_config"`
+	FlFailure       *ebpf.Variable `ebpf:"fl_failure"`
+	FlHook          *ebpf.Variable `ebpf:"fl_hook"`
+	FlParameters    *ebpf.Variable `ebpf:"fl_parameters"`
+	FlPathArguments *ebpf.Variable `ebpf:"fl_path_arguments"`
+	FlPathConfig    *ebpf.Variable `ebpf:"fl_path_config"`
 }
 
 // OldObjectsPrograms contains all programs after they have been loaded into the kernel.

@@ -24,7 +24,7 @@ static __always_inline long modify(const __u64 *arguments, enum fl_entry entry)
 
 	if (!start)
 		return 0;
-	result = decide((const void *)arguments[0], entry, start, now);
+	result = decide((const void *)arguments[0], entry, fl_path_arguments, start, now);
 	if (result)
 		count(hit);
 	return result;
@@ -47,7 +47,7 @@ static __always_inline long decide_at(struct pt_regs *context, enum fl_entry ent
 {
 	const void *registers = load_pointer((void *)context + fl_parameters.offset[0]);
 
-	return decide(registers, entry, start, now);
+	return decide(registers, entry, fl_path_arguments, start, now);
 }
 
 static __always_inline int leave_decision(struct pt_regs *context, enum fl_entry entry)
@@ -106,7 +106,10 @@ int fl_override_32(struct pt_regs *context)
  * is carried out: at a hook, of which Go knows by which calls it is asked once.
  */
 
-/* Which calls are meant at which hook: fl_hook.operation, then the number. */
+/*
+ * Which calls are meant at which hook: fl_hook.operation, then the number; and which of
+ * their arguments are paths.
+ */
 struct fl_asking {
 	__u32 hook;
 	__u32 number;
@@ -150,6 +153,7 @@ static __always_inline int decide_asked(void)
 	struct fl_asking key = { .hook = fl_hook.operation };
 	__u64 now, start = concerned(&now);
 	const void *registers, *task;
+	__u8 *paths;
 
 	if (!start)
 		return 0;
@@ -160,9 +164,10 @@ static __always_inline int decide_asked(void)
 	if (config->mode_offset && (load_half(registers + config->mode_offset) & 3) != 3)
 		return 0;
 	key.number = load_half(registers + config->number_offset);
-	if (!bpf_map_lookup_elem(&fl_askings, &key))
+	paths = bpf_map_lookup_elem(&fl_askings, &key);
+	if (!paths)
 		return 0;
-	return negative(-decide(registers, ENTRY_NATIVE, start, now));
+	return negative(-decide(registers, ENTRY_NATIVE, *paths, start, now));
 }
 
 AT_HOOK(asked, decide_asked())

@@ -111,7 +111,7 @@ var comments = map[string]string{
 	"SyscallError.arguments":       "All of them have to be met.",
 	"SyscallError.calls":           "By name: openat, read.",
 	"SyscallError.errno":           "By name: EIO.",
-	"SyscallError.path":            "Glob on the path argument.",
+	"SyscallError.path":            "Glob on the text of a path argument: \"/etc/cart/**\", \"conf.d/*\". Of two, one has to match.",
 	"Target.cgroup":                "Path of a cgroup, from the root of the cgroup v2 mount (\"/shop/cart\") or as a full path (\"/sys/fs/cgroup/shop/cart\").",
 	"Target.container":             "A container by runtime id or name.",
 	"Target.follow":                "What starts to match during the fault joins it.",

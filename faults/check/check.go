@@ -190,6 +190,11 @@ func (p *Problems) AbsolutePath(field, value string) {
 // [a-z]; it may be left out.
 func (p *Problems) Glob(field, value string) {
 	p.AbsolutePath(field, value)
+	p.Pattern(field, value)
+}
+
+// Pattern checks such wildcards in the text of any path.
+func (p *Problems) Pattern(field, value string) {
 	for part := range strings.SplitSeq(value, "/") {
 		if strings.Contains(part, "**") && part != "**" {
 			p.Add(field, "%q: ** stands alone between slashes, as in /var/**/x", value)

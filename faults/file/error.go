@@ -137,13 +137,33 @@ func planError(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if _, err := p.where.anchors(req.Cgroups); err != nil {
 		return nil, err
 	}
+	unseen, err := p.unseen(ctx)
+	if err != nil {
+		return nil, err
+	}
 	return &fault.Plan{
 		Mechanism: mechanism,
 		Summary:   p.summary(),
 		Changes:   programs.Changes(mechanism),
-		Warnings:  p.warnings,
+		Warnings:  append(p.warnings, unseen...),
 		Inject:    programs.Inject,
 	}, nil
+}
+
+// unseen warns of what processes ask of an io_uring and no hook sees.
+func (p *errorPlan) unseen(ctx context.Context) (warnings []string, err error) {
+	users, err := tracing.RingUsers(p.req.Cgroups)
+	if err != nil || len(users) == 0 {
+		return nil, err
+	}
+	if p.syncs() {
+		warnings = append(warnings, fmt.Sprintf("process %s has an io_uring: what it syncs there is not hit", strings.Join(users, ", ")))
+	}
+	// Before Linux 5.12, which brought atomic operations that fetch too.
+	if !p.req.Prober.Probe(ctx, kernel.AtomicFetch).OK() {
+		warnings = append(warnings, fmt.Sprintf("process %s has an io_uring: what it asks for there and the kernel leaves to workers, as direct I/O, is not hit, for they are not of the target before Linux 5.12", strings.Join(users, ", ")))
+	}
+	return warnings, nil
 }
 
 // programs are those that a mechanism puts in place. The error is ErrUnavailable where

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"faultline.dev/faultline/faults/glob"
 )
 
 // Limits of bpf/files/path.h.
@@ -86,7 +88,7 @@ func (m *matcher) add(i int, component string, at int) (int, error) {
 			rest = rest[1:]
 			continue
 		}
-		set, more, err := class(rest)
+		set, more, err := glob.Next(rest)
 		if err != nil {
 			return 0, fmt.Errorf("%q is not a pattern: %w", component, err)
 		}
@@ -95,7 +97,7 @@ func (m *matcher) add(i int, component string, at int) (int, error) {
 			return 0, errTooLong
 		}
 		for c := range m.Fit {
-			if set.has(byte(c)) {
+			if set.Has(byte(c)) {
 				m.Fit[c] |= 1 << at
 			}
 		}
@@ -105,74 +107,6 @@ func (m *matcher) add(i int, component string, at int) (int, error) {
 }
 
 var errTooLong = errors.New("more than 63 characters follow the part of the path that exists and has no wildcard; name a longer part, or shorten the rest with *")
-
-// byteSet is a set of bytes.
-type byteSet [256 / wordBits]uint64
-
-func (s *byteSet) add(c byte)     { s[c/wordBits] |= 1 << (c % wordBits) }
-func (s byteSet) has(c byte) bool { return s[c/wordBits]>>(c%wordBits)&1 == 1 }
-func (s *byteSet) invert() {
-	for i := range s {
-		s[i] = ^s[i]
-	}
-}
-
-// class takes one character of a pattern off, with the syntax of path.Match.
-func class(text string) (set byteSet, rest string, err error) {
-	switch text[0] {
-	case '?':
-		set.invert()
-		return set, text[1:], nil
-	case '[':
-		return bracket(text[1:])
-	}
-	c, rest, err := escaped(text)
-	set.add(c)
-	return set, rest, err
-}
-
-var errBracket = errors.New("a [ has no end")
-
-// bracket reads what follows a [.
-func bracket(text string) (set byteSet, rest string, err error) {
-	text, inverted := strings.CutPrefix(text, "^")
-	for first := true; ; first = false {
-		if text == "" {
-			return set, "", errBracket
-		}
-		if text[0] == ']' && !first {
-			break
-		}
-		var low, high byte
-		if low, text, err = escaped(text); err != nil {
-			return set, "", err
-		}
-		high = low
-		if more, isRange := strings.CutPrefix(text, "-"); isRange {
-			if high, text, err = escaped(more); err != nil {
-				return set, "", err
-			}
-		}
-		for c := int(low); c <= int(high); c++ {
-			set.add(byte(c))
-		}
-	}
-	if inverted {
-		set.invert()
-	}
-	return set, text[1:], nil
-}
-
-// escaped reads one character, which a backslash may stand before.
-func escaped(text string) (c byte, rest string, err error) {
-	if text != "" && text[0] == '\\' {
-		text = text[1:]
-	}
-	if text == "" {
-		return 0, "", errors.New("it ends within a character")
-	}
-	return text[0], text[1:], nil
-}
 
 // begin is the set of components, one bit each, that a path may stand before when no
 // name was met.

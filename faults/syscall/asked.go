@@ -1,7 +1,6 @@
 package syscall
 
 import (
-	"context"
 	"fmt"
 	"runtime"
 	"slices"
@@ -104,12 +103,12 @@ func (p *errorPlan) asked(mechanism string) ([]tracing.Hook, error) {
 // asking is struct fl_asking.
 type asking struct{ Hook, Number uint32 }
 
-// keepAskings tells the programs which calls are meant.
-func (p *errorPlan) keepAskings(_ context.Context, maps map[string]*ebpf.Map) error {
+// keepAskings tells the programs at the hooks which calls are meant; others don't ask.
+func (p *errorPlan) keepAskings(maps map[string]*ebpf.Map) error {
 	for i, a := range askings {
 		for _, call := range p.named(a.calls) {
 			number, _ := Number(call)
-			if err := maps[syscalls.ObjectsMapFlAskings].Put(asking{uint32(i), number}, uint8(1)); err != nil {
+			if err := maps[syscalls.ObjectsMapFlAskings].Put(asking{uint32(i), number}, pathArguments(call)); err != nil {
 				return fmt.Errorf("writing a call: %w", err)
 			}
 		}

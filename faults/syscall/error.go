@@ -2,9 +2,12 @@ package syscall
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/cilium/ebpf"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/bpf/syscalls"
@@ -28,7 +31,7 @@ const (
 func Error() fault.Kind {
 	return fault.Kind{
 		Name:    "syscallError",
-		Summary: "system calls fail with an errno, with conditions on their arguments",
+		Summary: "system calls fail with an errno, with conditions on arguments and path",
 		Scope:   fault.ScopeCgroup,
 		Mechanisms: []fault.Mechanism{
 			{
@@ -96,9 +99,6 @@ func planError(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if req.Spec.GetPersistence() == v1.Fault_PINNED {
 		return nil, fmt.Errorf("persistence PINNED of syscallError is %w; leave it out", fault.ErrNotBuilt)
 	}
-	if p.spec.GetPath() != "" {
-		return nil, fmt.Errorf("path of syscallError is %w; leave it out", fault.ErrNotBuilt)
-	}
 	var err error
 	if p.failure, err = tracing.NewFailure(req, tracing.Errno{Name: p.spec.GetErrno(), Weight: 1}); err != nil {
 		return nil, err
@@ -129,17 +129,24 @@ func (p *errorPlan) programs(ctx context.Context, mechanism string) (*tracing.Fa
 	if err != nil {
 		return nil, err
 	}
-	if err := spec.Variables[syscalls.ObjectsVarFlCallConfig].Set(config); err != nil {
-		return nil, fmt.Errorf("configuring programs: %w", err)
+	for name, value := range map[string]any{
+		syscalls.ObjectsVarFlCallConfig: config, syscalls.ObjectsVarFlPathConfig: p.pathConfig(),
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return nil, fmt.Errorf("configuring programs: %w", err)
+		}
 	}
 	f := &tracing.Fault{
 		Spec: spec, Cgroups: p.req.Cgroups, Failure: p.failure, Hooks: hooks, Decode: events.Decoder((*callEvent).event),
-	}
-	if isAsked(mechanism) {
-		f.Keep = p.keepAskings
+		Keep: p.keep,
 	}
 	p.left, err = f.Prune("syscallError", mechanism)
 	return f, err
+}
+
+// keep tells the programs what does not fit into a variable.
+func (p *errorPlan) keep(_ context.Context, maps map[string]*ebpf.Map) error {
+	return errors.Join(p.keepPath(maps), p.keepAskings(maps))
 }
 
 // hooks are those that a mechanism has for the calls.
@@ -159,7 +166,12 @@ func (p *errorPlan) hooks(mechanism string) (list []tracing.Hook, err error) {
 		return nil, err
 	}
 	for _, fn := range functions {
-		list = append(list, at(fn)...)
+		for _, hook := range at(fn) {
+			if p.spec.GetPath() != "" && hook.Program != tracing.DeliverProgram {
+				hook.Variables = map[string]any{syscalls.ObjectsVarFlPathArguments: uint32(pathArguments(fn.call))}
+			}
+			list = append(list, hook)
+		}
 	}
 	return list, nil
 }
@@ -169,6 +181,9 @@ func (p *errorPlan) finish(mechanism string, programs *tracing.Fault) (*fault.Pl
 	warnings, err := p.warnings()
 	if err != nil {
 		return nil, err
+	}
+	if p.spec.GetPath() != "" {
+		warnings = append(warnings, pathWarning)
 	}
 	warnings = append(warnings, p.left...)
 	if isAsked(mechanism) {
@@ -188,6 +203,9 @@ func (p *errorPlan) summary() string {
 	text := fmt.Sprintf("%s fail with %s", strings.Join(p.spec.GetCalls(), ", "), p.spec.GetErrno())
 	for _, a := range p.spec.GetArguments() {
 		text += fmt.Sprintf(", if argument %d %s %d", a.GetIndex(), comparisons[a.GetIs()], a.GetValue())
+	}
+	if path := p.spec.GetPath(); path != "" {
+		text += ", if a path is written as " + path
 	}
 	if p.req.Observe {
 		return "only count: " + text

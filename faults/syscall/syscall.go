@@ -64,5 +64,5 @@ func validateCalls(p *check.Problems, spec interface {
 			p.Add(at+"is", "is missing; give one of EQUAL, NOT_EQUAL, LESS, GREATER, HAS_BITS")
 		}
 	}
-	p.Glob("path", spec.GetPath())
+	validatePath(p, spec.GetPath(), spec.GetCalls())
 }

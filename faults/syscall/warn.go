@@ -2,13 +2,10 @@ package syscall
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
-	"faultline.dev/faultline/faults/fault"
+	"faultline.dev/faultline/faults/tracing"
 )
 
 // vital are calls without which few programs go on: the loader, the allocator and
@@ -53,7 +50,7 @@ func (p *errorPlan) warnings() (list []string, err error) {
 	if len(ringed) == 0 {
 		return list, nil
 	}
-	users, err := ringUsers(p.req.Cgroups)
+	users, err := tracing.RingUsers(p.req.Cgroups)
 	if err != nil {
 		return nil, err
 	}
@@ -71,29 +68,4 @@ func (p *errorPlan) named(list []string) (found []string) {
 		}
 	}
 	return found
-}
-
-// ringUsers lists the processes of cgroups that have an io_uring.
-func ringUsers(cgroups []fault.Cgroup) (users []string, err error) {
-	pids, err := fault.Processes(cgroups)
-	for _, pid := range pids {
-		if name := strconv.Itoa(pid); hasRing(name) {
-			users = append(users, name)
-		}
-	}
-	return users, err
-}
-
-// hasRing looks at the descriptors of a process; one that has ended, or may not be
-// looked at, has none.
-func hasRing(pid string) bool {
-	dir := filepath.Join("/proc", pid, "fd")
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return false
-	}
-	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
-		link, err := os.Readlink(filepath.Join(dir, e.Name()))
-		return err == nil && link == "anon_inode:[io_uring]"
-	})
 }

@@ -71,6 +71,8 @@ type Order struct {
 	Number    uint32
 	Arguments []int64
 	Compat    bool
+	// Texts are those arguments that point at one, without blanks, by their index.
+	Texts map[int]string
 	// Times is how often each of Threads threads makes the call; 0 stands for 1.
 	Times, Threads int
 	// Fork has a new process do it.
@@ -89,8 +91,12 @@ func (c Caller) Begin(o Order) {
 	if o.Fork {
 		words = append([]string{"fork"}, words...)
 	}
-	for _, a := range o.Arguments {
-		words = append(words, fmt.Sprint(a))
+	for i, a := range o.Arguments {
+		word := fmt.Sprint(a)
+		if text, ok := o.Texts[i]; ok {
+			word = "@" + text
+		}
+		words = append(words, word)
 	}
 	c.process.Tell(strings.Join(words, " "))
 }

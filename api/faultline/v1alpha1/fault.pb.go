@@ -1216,7 +1216,7 @@ type SyscallError struct {
 	Errno string `protobuf:"bytes,2,opt,name=errno,proto3" json:"errno,omitempty"`
 	// All of them have to be met.
 	Arguments []*Argument `protobuf:"bytes,3,rep,name=arguments,proto3" json:"arguments,omitempty"`
-	// Glob on the path argument.
+	// Glob on the text of a path argument: "/etc/cart/**", "conf.d/*". Of two, one has to match.
 	Path string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
 	// Also calls that leave threads waiting for ever when they fail, such as futex.
 	AllowHang     bool `protobuf:"varint,5,opt,name=allow_hang,json=allowHang,proto3" json:"allow_hang,omitempty"`

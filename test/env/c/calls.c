@@ -3,6 +3,8 @@
  *
  *   native|compat THREADS TIMES NUMBER ARGUMENT...
  *
+ * An ARGUMENT that begins with @ points at the text behind it.
+ *
  * TIMES is how often each of THREADS threads makes the call. compat goes by the
  * entry of 32-bit processes (int $0x80), whose numbers are others. "fork" before
  * the line has a new process make the calls. The answer is one line of JSON: how
@@ -19,7 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { ERRORS = 4096, ARGUMENTS = 6, THREADS_MAX = 64 };
+enum { ERRORS = 4096, ARGUMENTS = 6, THREADS_MAX = 64, LINE_SIZE = 4096 };
 
 struct order {
 	int compat;
@@ -28,6 +30,8 @@ struct order {
 };
 
 static struct order order;
+/* Not on the stack: 32-bit calls have to get there. */
+static char line[LINE_SIZE];
 /* Shared with the child of a fork. */
 static long *counts;
 
@@ -87,7 +91,7 @@ static void work_all(void)
 		pthread_join(threads[i], NULL);
 }
 
-static int parse(char *line, int *forks)
+static int parse(int *forks)
 {
 	char *word = strtok(line, " \n");
 
@@ -99,7 +103,7 @@ static int parse(char *line, int *forks)
 		return -1;
 	order.compat = !strcmp(word, "compat");
 	for (int i = 0; (word = strtok(NULL, " \n")) && i < 3 + ARGUMENTS; i++) {
-		long value = strtol(word, NULL, 0);
+		long value = *word == '@' ? (long)(word + 1) : strtol(word, NULL, 0);
 
 		if (i == 0)
 			order.threads = value;
@@ -130,7 +134,6 @@ static void answer(void)
 int main(void)
 {
 	static char output[1 << 16];
-	char line[512];
 
 	signal(SIGPIPE, SIG_IGN);
 	/* Nothing is allocated between two orders. */
@@ -145,7 +148,7 @@ int main(void)
 		int forks;
 
 		memset(counts, 0, ERRORS * sizeof(*counts));
-		if (parse(line, &forks))
+		if (parse(&forks))
 			return 2;
 		if (forks) {
 			pid_t child = fork();
