@@ -28,6 +28,7 @@ import (
 	"faultline.dev/faultline/faults/kernel"
 	"faultline.dev/faultline/faults/network"
 	"faultline.dev/faultline/faults/qdisc"
+	"faultline.dev/faultline/faults/tracing"
 	"faultline.dev/faultline/test/env"
 	"faultline.dev/faultline/test/vm/kernels"
 )
@@ -77,6 +78,8 @@ var scenarios = []scenario{
 	{"calls by fmod_ret", needs(kernel.FmodRetSyscall), oneFault("syscallError: {calls: [statfs, ustat], errno: EIO}, mechanism: fmod_ret")},
 	{"calls by kprobe_override", needs(kernel.KprobeOverride), oneFault("syscallError: {calls: [statfs, ustat], errno: EIO}, mechanism: kprobe_override")},
 	{"calls that ask", needs(kernel.FmodRetSecurity), oneFault("syscallError: {calls: [statfs, fstatfs], errno: EIO}, mechanism: fmod_ret_security")},
+	{"calls that wait at their entry", tracing.SleepNeeds(kernel.SleepableFmodRet), oneFault("syscallDelay: {calls: [statfs], delay: 20ms}, mechanism: sleepable_fmod_ret")},
+	{"calls that wait where they ask", tracing.SleepNeeds(kernel.SleepableLSM), oneFault("syscallDelay: {calls: [openat, mkdir], delay: 20ms}, mechanism: sleepable_lsm")},
 	{"sockets at their cgroup", needs(kernel.SetRetval), oneFault("socketError: {operations: [CONNECT, SETSOCKOPT], errno: EIO}, mechanism: cgroup_sock")},
 	{"sockets", needs(kernel.FmodRetSecurity), oneFault("socketError: {operations: [ACCEPT, SEND], errno: EIO}, mechanism: fmod_ret_security")},
 	{"names", needs(kernel.CgroupConnect), oneFault("dnsFault: {names: ['*'], answer: NXDOMAIN}")},

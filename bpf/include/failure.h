@@ -60,25 +60,35 @@ static __always_inline __u32 choose_error(__u64 ordinal)
 }
 
 /*
- * Decides about a call that matches, of a task that is concerned: 0, or the errno
- * with which it fails. Who lets it fail counts it as hit. *sampled is told.
+ * Whether a call that matches, of a task that is concerned, is hit; who hits it counts
+ * that. *ordinal is told when it is wanted. *sampled is told.
  */
-static __always_inline __u32 decide_failure(__u64 start, __u64 now, int *sampled)
+static __always_inline int decide_hit(__u64 start, __u64 now, int wanted, __u64 *ordinal,
+				      int *sampled)
 {
 	const volatile struct fl_failure *failure = &fl_failure;
 	enum fl_throw thrown;
-	__u64 ordinal;
 
 	*sampled = 0;
 	if (!pulse_is_on(&failure->dice, now - start))
 		return 0;
 	count(matched);
-	thrown = throw_next(&failure->dice, now - start, failure->errors_used > 1, &ordinal);
+	thrown = throw_next(&failure->dice, now - start, wanted, ordinal);
 	if (thrown == THROW_PASS)
 		return 0;
 	count(chosen);
 	if (thrown == THROW_MISS)
 		return 0;
 	*sampled = sample_is_due(now);
-	return failure->observe ? 0 : choose_error(ordinal);
+	return !failure->observe;
+}
+
+/* The same for a call that fails: 0, or the errno. */
+static __always_inline __u32 decide_failure(__u64 start, __u64 now, int *sampled)
+{
+	__u64 ordinal;
+
+	if (!decide_hit(start, now, fl_failure.errors_used > 1, &ordinal, sampled))
+		return 0;
+	return choose_error(ordinal);
 }

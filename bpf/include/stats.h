@@ -26,11 +26,16 @@ struct {
  * A soft interrupt can come between the load and the store of a plain ++ on
  * its own CPU, so that even per-CPU counters need the atomic one to be exact.
  */
-#define count(field)                                                         \
+#define count(field) count_up(field, 1)
+
+/* What was counted too early. */
+#define uncount(field) count_up(field, -1)
+
+#define count_up(field, by)                                                  \
 	do {                                                                 \
 		__u32 count_key = 0;                                         \
 		struct fl_stats *count_stats =                               \
 			bpf_map_lookup_elem(&fl_stats, &count_key);          \
 		if (count_stats)                                             \
-			__sync_fetch_and_add(&count_stats->field, 1);        \
+			__sync_fetch_and_add(&count_stats->field, by);       \
 	} while (0)

@@ -27,17 +27,9 @@ struct {
 	__type(value, __u32);
 } fl_cgroups SEC(".maps");
 
-static __always_inline int runs_in(const volatile struct fl_target *target)
+/* The kernel tells a task's ancestors. */
+static __always_inline int runs_below(const volatile struct fl_target *target)
 {
-	if (target->cgroups) {
-		for (__u32 i = 0; i < CGROUPS_MAX; i++) {
-			if (i == target->cgroups)
-				break;
-			if (bpf_current_task_under_cgroup(&fl_cgroups, i) == 1)
-				return 1;
-		}
-		return 0;
-	}
 	for (int level = 1; level < LEVELS_MAX; level++) {
 		__u64 id;
 
@@ -45,6 +37,19 @@ static __always_inline int runs_in(const volatile struct fl_target *target)
 			continue;
 		id = bpf_get_current_ancestor_cgroup_id(level);
 		if (id && bpf_map_lookup_elem(&fl_targets, &id))
+			return 1;
+	}
+	return 0;
+}
+
+static __always_inline int runs_in(const volatile struct fl_target *target)
+{
+	if (!target->cgroups)
+		return runs_below(target);
+	for (__u32 i = 0; i < CGROUPS_MAX; i++) {
+		if (i == target->cgroups)
+			break;
+		if (bpf_current_task_under_cgroup(&fl_cgroups, i) == 1)
 			return 1;
 	}
 	return 0;

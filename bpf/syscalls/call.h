@@ -146,29 +146,17 @@ static __always_inline int all_met(const void *registers, enum fl_entry entry)
 	return 1;
 }
 
-/*
- * Decides about the call of a task that is concerned: what it returns instead of
- * being carried out; 0: it is. Who does it counts it as hit. paths are those of its
- * arguments that are paths.
- */
-static __always_inline long decide(const void *registers, enum fl_entry entry, __u32 paths,
-				   __u64 start, __u64 now)
+/* paths are those of the call's arguments that are paths. */
+static __always_inline int is_meant(const void *registers, enum fl_entry entry, __u32 paths)
 {
-	__u32 error;
-	int sampled;
+	enum fl_path match;
 
 	if (!all_met(registers, entry))
 		return 0;
-	if (fl_path_config.used) {
-		enum fl_path match = match_paths(registers, entry, paths);
-
-		if (match == UNKNOWN)
-			count(chosen);
-		if (match != MATCHES)
-			return 0;
-	}
-	error = decide_failure(start, now, &sampled);
-	if (sampled)
-		sample_call(registers, entry, error, now);
-	return -(long)error;
+	if (!fl_path_config.used)
+		return 1;
+	match = match_paths(registers, entry, paths);
+	if (match == UNKNOWN)
+		count(chosen);
+	return match == MATCHES;
 }

@@ -9,9 +9,28 @@
  * something else than 0 (fmod_ret), or a kprobe overrides its result.
  */
 #include "../include/hooks.h"
+#include "asked.h"
 #include "call.h"
 
 char LICENSE[] SEC("license") = "GPL";
+
+/*
+ * Decides about the call of a task that is concerned: what it returns instead of
+ * being carried out; 0: it is. Who does it counts it as hit.
+ */
+static __always_inline long decide(const void *registers, enum fl_entry entry, __u32 paths,
+				   __u64 start, __u64 now)
+{
+	__u32 error;
+	int sampled;
+
+	if (!is_meant(registers, entry, paths))
+		return 0;
+	error = decide_failure(start, now, &sampled);
+	if (sampled)
+		sample_call(registers, entry, error, now);
+	return -(long)error;
+}
 
 /*
  * They return a long: the process would take an int, which the kernel does not
@@ -101,73 +120,15 @@ int fl_override_32(struct pt_regs *context)
 	return override(context, ENTRY_32);
 }
 
-/*
- * Where the kernel lets nobody answer a call, its security modules may be asked while it
- * is carried out: at a hook, of which Go knows by which calls it is asked once.
- */
-
-/*
- * Which calls are meant at which hook: fl_hook.operation, then the number; and which of
- * their arguments are paths.
- */
-struct fl_asking {
-	__u32 hook;
-	__u32 number;
-};
-_Static_assert(sizeof(struct fl_asking) == 8, "known to Go");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
-	__type(key, struct fl_asking);
-	__type(value, __u8);
-} fl_askings SEC(".maps");
-
-#ifdef FL_TOKEN
-
-/* Before 5.15 the registers are found where the kernel puts them (task_pt_regs). */
-enum {
-	STACK_SIZE = 16384,
-	REGISTERS_SIZE = 168,
-};
-
-static __always_inline const void *registers_of_task(void)
-{
-	const void *task = (const void *)bpf_get_current_task();
-
-	return load_pointer(task + fl_call_config.stack_offset) + STACK_SIZE - REGISTERS_SIZE;
-}
-
-#else
-
-static __always_inline const void *registers_of_task(void)
-{
-	return (const void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-}
-
-#endif
-
 static __always_inline int decide_asked(void)
 {
-	const volatile struct fl_call_config *config = &fl_call_config;
-	struct fl_asking key = { .hook = fl_hook.operation };
 	__u64 now, start = concerned(&now);
-	const void *registers, *task;
-	__u8 *paths;
+	const void *registers;
+	__u32 paths;
 
-	if (!start)
+	if (!start || !asked_by_call(&registers, &paths))
 		return 0;
-	task = (const void *)bpf_get_current_task();
-	if (load_half(task + config->compat_offset) >> config->compat_bit & 1)
-		return 0;
-	registers = registers_of_task();
-	if (config->mode_offset && (load_half(registers + config->mode_offset) & 3) != 3)
-		return 0;
-	key.number = load_half(registers + config->number_offset);
-	paths = bpf_map_lookup_elem(&fl_askings, &key);
-	if (!paths)
-		return 0;
-	return negative(-decide(registers, ENTRY_NATIVE, *paths, start, now));
+	return negative(-decide(registers, ENTRY_NATIVE, paths, start, now));
 }
 
 AT_HOOK(asked, decide_asked())

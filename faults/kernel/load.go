@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"unsafe"
@@ -168,8 +169,12 @@ const logSize = 1 << 20
 // 0.22, findProgramTargetInKernel). What the kernel says against the program is an
 // *ebpf.VerifierError.
 func Load(t Traced) (*ebpf.Program, error) {
+	instructions, err := callKernel(t.Instructions)
+	if err != nil {
+		return nil, err
+	}
 	var code bytes.Buffer
-	if err := t.Instructions.Marshal(&code, byteOrder()); err != nil {
+	if err := instructions.Marshal(&code, byteOrder()); err != nil {
 		return nil, fmt.Errorf("assembling a program: %w", err)
 	}
 	license := []byte("GPL\x00")
@@ -207,6 +212,36 @@ func Load(t Traced) (*ebpf.Program, error) {
 		return nil, atStage(stageSetup, fmt.Errorf("opening a program: %w", err))
 	}
 	return prog, nil
+}
+
+// callable are the functions of the kernel proper that programs of ours call.
+var callable = sync.OnceValues(func() (map[string]btf.TypeID, error) {
+	return FunctionIDs([]string{fnTaskFromPid, fnTaskRelease})
+})
+
+// callKernel writes the ids of the kernel's functions into the calls of them that a
+// compiler has left open.
+func callKernel(instructions asm.Instructions) (asm.Instructions, error) {
+	open := func(ins asm.Instruction) bool { return ins.IsKfuncCall() && ins.Constant < 0 }
+	if !slices.ContainsFunc(instructions, open) {
+		return instructions, nil
+	}
+	ids, err := callable()
+	if err != nil {
+		return nil, err
+	}
+	instructions = slices.Clone(instructions)
+	for i, ins := range instructions {
+		if !open(ins) {
+			continue
+		}
+		id, ok := ids[ins.Reference()]
+		if !ok {
+			return nil, noBecause("the kernel has no function "+ins.Reference()+" that programs may call", "")
+		}
+		instructions[i].Constant = int64(id)
+	}
+	return instructions, nil
 }
 
 // progLoad is bpf(BPF_PROG_LOAD). The verifier gives up with EAGAIN when a

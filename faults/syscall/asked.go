@@ -15,7 +15,9 @@ import (
 
 // isAsked tells the mechanisms that answer when the kernel asks its security modules from
 // those at the entry of a call.
-func isAsked(mechanism string) bool { return mechanism == mechanismLSM || mechanism == mechanismAsked }
+func isAsked(mechanism string) bool {
+	return mechanism == mechanismLSM || mechanism == mechanismAsked || mechanism == mechanismSleepableLSM
+}
 
 // askedWarning is said of these.
 const askedWarning = "the calls are met where the kernel asks its security modules, and not at their entry: those that fail before, as with a descriptor or a path that is not there, are not hit and not counted, and openat with O_CREAT leaves an empty file; calls of 32-bit processes are not hit"
@@ -78,16 +80,15 @@ var askings = []asked{
 	{hook: "bprm_creds_for_exec", calls: []string{"execve", "execveat"}},
 }
 
-// asked are the hooks of the calls.
-func (p *errorPlan) asked(mechanism string) ([]tracing.Hook, error) {
-	var wanted []tracing.SecurityHook
-	for _, call := range p.spec.GetCalls() {
+// asked are the hooks of the calls, for a kind of fault and one of these mechanisms.
+func (p *callPlan) asked(kind, mechanism string) (wanted []tracing.SecurityHook, err error) {
+	for _, call := range p.calls.GetCalls() {
 		if !isCall(runtime.GOARCH, call) {
 			return nil, fmt.Errorf("%s is no system call of %s", call, runtime.GOARCH)
 		}
 		if !slices.ContainsFunc(askings, func(a asked) bool { return slices.Contains(a.calls, call) }) {
-			return nil, fmt.Errorf("syscallError is %w: %s: the kernel asks no security module about %s (the other mechanisms need a kernel built with CONFIG_FUNCTION_ERROR_INJECTION=y, or one as new as Linux 7.3)",
-				fault.ErrUnavailable, mechanism, call)
+			return nil, fmt.Errorf("%s is %w: %s: the kernel asks no security module about %s (the other mechanisms need a kernel built with CONFIG_FUNCTION_ERROR_INJECTION=y, or one as new as Linux 7.3)",
+				kind, fault.ErrUnavailable, mechanism, call)
 		}
 	}
 	for i, a := range askings {
@@ -97,14 +98,14 @@ func (p *errorPlan) asked(mechanism string) ([]tracing.Hook, error) {
 			})
 		}
 	}
-	return tracing.AtSecurityHooks(mechanism, wanted)
+	return wanted, nil
 }
 
 // asking is struct fl_asking.
 type asking struct{ Hook, Number uint32 }
 
 // keepAskings tells the programs at the hooks which calls are meant; others don't ask.
-func (p *errorPlan) keepAskings(maps map[string]*ebpf.Map) error {
+func (p *callPlan) keepAskings(maps map[string]*ebpf.Map) error {
 	for i, a := range askings {
 		for _, call := range p.named(a.calls) {
 			number, _ := Number(call)

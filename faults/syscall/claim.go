@@ -31,6 +31,11 @@ func (c Calls) Conflict(other fault.Claim) string {
 	if i < 0 {
 		return ""
 	}
+	if c.InTurn != o.InTurn {
+		// A probe that overrides a result misses calls at a function that has a
+		// trampoline too, whoever they are of, and may not come off (seen on 6.12).
+		return c.Names[i] + ", which the probe of kprobe_override and programs of a trampoline can't share"
+	}
 	if path := fault.Shared(c.Cgroups, o.Cgroups); path != "" {
 		return c.Names[i] + " of " + path
 	}

@@ -1,28 +1,39 @@
 package syscall
 
 import (
+	"context"
+	"fmt"
+
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
+	"faultline.dev/faultline/bpf/syscalls"
 	"faultline.dev/faultline/faults/check"
 	"faultline.dev/faultline/faults/fault"
 	"faultline.dev/faultline/faults/kernel"
+	"faultline.dev/faultline/faults/tracing"
 )
 
-// delay is syscallDelay, which is not built yet.
-func delay() fault.Kind {
+// The mechanisms of delays.
+const (
+	mechanismSleepableModify = "sleepable_fmod_ret"
+	mechanismSleepableLSM    = "sleepable_lsm"
+)
+
+// Delay is syscallDelay: calls that are carried out later.
+func Delay() fault.Kind {
 	return fault.Kind{
 		Name:    "syscallDelay",
-		Summary: "system calls take longer",
+		Summary: "system calls take longer, with conditions on arguments and path",
 		Scope:   fault.ScopeCgroup,
 		Mechanisms: []fault.Mechanism{
 			{
-				Name:    "sleepable_fmod_ret",
-				Summary: "lanes of sleepable fmod_ret programs on the system call",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.SleepableFmodRet, kernel.CopyFromUserTask, kernel.TaskFromPidKfunc, kernel.FUSE},
+				Name:    mechanismSleepableModify,
+				Summary: "lanes of sleepable fmod_ret programs at the functions of the calls",
+				Needs:   tracing.SleepNeeds(kernel.CgroupV2, kernel.SleepableFmodRet, kernel.RingBuf),
 			},
 			{
-				Name:    "sleepable_lsm",
-				Summary: "a sleepable LSM program on the call's hook; not for read and write",
-				Needs:   []kernel.Capability{kernel.CgroupV2, kernel.SleepableLSM, kernel.CopyFromUserTask, kernel.TaskFromPidKfunc, kernel.FUSE},
+				Name:    mechanismSleepableLSM,
+				Summary: "sleepable programs that the kernel asks as a security module while it carries a call out; not for read and write",
+				Needs:   tracing.SleepNeeds(kernel.CgroupV2, kernel.SleepableLSM, kernel.RingBuf),
 			},
 		},
 		Example: `target: {systemdUnit: checkout.service}
@@ -35,5 +46,68 @@ duration: 60s`,
 			p.NoFilter(spec, "syscallDelay")
 			return p.List()
 		},
+		Plan: planDelay,
 	}
+}
+
+// delayPlan is what a syscallDelay is planned from.
+type delayPlan struct {
+	callPlan
+	delay tracing.Delay
+}
+
+func planDelay(ctx context.Context, req fault.Request) (*fault.Plan, error) {
+	spec := req.Spec.GetSyscallDelay()
+	p := &delayPlan{callPlan: callPlan{req: req, calls: spec}}
+	if req.Spec.GetPersistence() == v1.Fault_PINNED {
+		return nil, fmt.Errorf("persistence PINNED of syscallDelay can't be done: nobody would wake who sleeps; leave it out")
+	}
+	var err error
+	if p.delay, err = tracing.NewDelay(req.Seed, spec); err != nil {
+		return nil, err
+	}
+	if p.failure, err = tracing.NewFailure(req); err != nil {
+		return nil, err
+	}
+	mechanism, programs, err := tracing.Choose(ctx, req, Delay(), []string{mechanismSleepableModify, mechanismSleepableLSM}, p.programs)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := p.finish(mechanism, programs, p.delay.Describe())
+	if err != nil {
+		return nil, err
+	}
+	if mechanism == mechanismSleepableLSM {
+		plan.Warnings = append(plan.Warnings, "a call may wait with a directory locked that others use, as mkdir, rename and unlink do")
+	}
+	return plan, nil
+}
+
+// programs are those that a mechanism puts in place.
+func (p *delayPlan) programs(mechanism string) (*tracing.Fault, error) {
+	hooks, err := p.hooks(mechanism)
+	if err != nil {
+		return nil, err
+	}
+	f, err := p.fault(syscalls.LoadDelays, hooks, "syscallDelay", mechanism)
+	if err != nil {
+		return nil, err
+	}
+	return f, p.delay.Configure(f, p.keep)
+}
+
+func (p *delayPlan) hooks(mechanism string) ([]tracing.Hook, error) {
+	if !isAsked(mechanism) {
+		return p.atFunctions(inTypes, waiting)
+	}
+	wanted, err := p.asked("syscallDelay", mechanism)
+	if err != nil {
+		return nil, err
+	}
+	return tracing.SleptAtSecurityHooks(syscalls.DelaysProgFlDelayAsked, wanted)
+}
+
+// waiting are the hooks of a function whose calls wait.
+func waiting(fn function) []tracing.Hook {
+	return fn.hook(syscalls.DelaysProgFlDelayCall, syscalls.DelaysProgFlDelayCall32, false).Slept()
 }

@@ -59,23 +59,23 @@ type pathConfig struct {
 }
 
 // pathConfig is what the programs are told of where paths are.
-func (p *errorPlan) pathConfig() pathConfig {
+func (p *callPlan) pathConfig() pathConfig {
 	abi, _ := kernel.Syscalls() // the calls were found
 	config := pathConfig{Offset: [2][maxArgument + 1]uint32{abi.Arguments, abi.Arguments32}}
-	if p.spec.GetPath() != "" {
+	if p.calls.GetPath() != "" {
 		config.Used = 1
 	}
 	return config
 }
 
 // keepPath tells the programs the pattern.
-func (p *errorPlan) keepPath(maps map[string]*ebpf.Map) error {
-	if p.spec.GetPath() == "" {
+func (p *callPlan) keepPath(maps map[string]*ebpf.Map) error {
+	if p.calls.GetPath() == "" {
 		return nil
 	}
-	text, err := glob.NewText(p.spec.GetPath())
+	text, err := glob.NewText(p.calls.GetPath())
 	if err != nil {
-		return fmt.Errorf("path of syscallError: %w", err)
+		return fmt.Errorf("path: %w", err)
 	}
 	if err := maps[syscalls.ObjectsMapFlText].Put(uint32(0), text); err != nil {
 		return fmt.Errorf("writing the path: %w", err)

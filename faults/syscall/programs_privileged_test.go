@@ -109,8 +109,8 @@ func TestServersWhoseReadsFailForNow(t *testing.T) {
 				t.Errorf("during the fault: %v", err)
 			}
 			i.End()
-			// Until then a call may have been chosen that does not fail yet.
-			if c := i.Count(); c.Injected < times || c.Injected != c.Matched/2 || c.Missed != 0 {
+			// At that moment one may have been chosen, and not have failed yet.
+			if c := i.Count(); c.Injected < times || c.Injected+c.Missed != c.Matched/2 || c.Missed > 1 {
 				t.Errorf("counters %+v", c)
 			}
 			if err := get(t, network, 1); err != nil {

@@ -16,7 +16,7 @@ import (
 //go:generate go run ./gen
 
 // Kinds are the kinds of the family, in the order of the contract.
-func Kinds() []fault.Kind { return []fault.Kind{Error(), delay()} }
+func Kinds() []fault.Kind { return []fault.Kind{Error(), Delay()} }
 
 // unanswered are calls that never return to their caller, or not as calls do. A
 // process needs them to end and to be stopped.

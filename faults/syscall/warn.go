@@ -34,15 +34,12 @@ var byRing = []string{
 }
 
 // warnings say what else may happen, and what may not.
-func (p *errorPlan) warnings() (list []string, err error) {
-	if kills := p.named(vital); len(kills) > 0 {
-		list = append(list, fmt.Sprintf("a program usually ends when %s fails", strings.Join(kills, " or ")))
-	}
+func (p *callPlan) warnings() (list []string, err error) {
 	if unseen := p.named(inUserSpace); len(unseen) > 0 {
 		list = append(list, fmt.Sprintf("programs seldom ask the kernel for %s: its vDSO answers in user space", strings.Join(unseen, ", ")))
 	}
-	for _, call := range p.spec.GetCalls() {
-		if other := instead[call]; other != "" && !slices.Contains(p.spec.GetCalls(), other) {
+	for _, call := range p.calls.GetCalls() {
+		if other := instead[call]; other != "" && !slices.Contains(p.calls.GetCalls(), other) {
 			list = append(list, fmt.Sprintf("programs of today seldom call %s: C libraries call %s instead", call, other))
 		}
 	}
@@ -61,8 +58,8 @@ func (p *errorPlan) warnings() (list []string, err error) {
 }
 
 // named returns those of the fault's calls that are on a list.
-func (p *errorPlan) named(list []string) (found []string) {
-	for _, call := range p.spec.GetCalls() {
+func (p *callPlan) named(list []string) (found []string) {
+	for _, call := range p.calls.GetCalls() {
 		if slices.Contains(list, call) {
 			found = append(found, call)
 		}

@@ -41,6 +41,7 @@ type injection struct {
 	programs []*ebpf.Program
 	links    []link.Link
 	events   *events.Sampler
+	sleep    *wakeful
 	start    uint64
 	// final holds the counters once everything is detached.
 	final *fault.Counters
@@ -50,7 +51,10 @@ func (in *injection) set(ctx context.Context, rec fault.Recorder) (err error) {
 	if err := unlimit(); err != nil {
 		return err
 	}
-	if in.maps, err = in.fault.newMaps(); err != nil {
+	if in.sleep, err = in.fault.prepareSleep(ctx); err != nil {
+		return err
+	}
+	if in.maps, err = in.fault.newMaps(in.sleep.maps()); err != nil {
 		return err
 	}
 	for _, hook := range in.fault.Hooks {
@@ -137,7 +141,7 @@ func (in *injection) Renew(l fault.Lease) error {
 	if err := in.maps.Maps[leaseMap].Put(uint32(0), lease{l.Deadline, in.start}); err != nil {
 		return fmt.Errorf("renewing lease: %w", err)
 	}
-	return nil
+	return in.sleep.renew(l)
 }
 
 // Refresh implements fault.Injection. The kernel knows who is in a cgroup.
@@ -208,21 +212,14 @@ func (in *injection) Events() []*v1.Event {
 // moment; detaching takes its time.
 func (in *injection) Revert(context.Context) error {
 	if in.maps == nil {
+		in.sleep.close()
 		return nil
 	}
-	var errs []error
+	var idle error
 	if in.start != 0 {
-		errs = append(errs, in.Renew(fault.Lease{}))
+		idle = in.Renew(fault.Lease{})
 	}
-	var open []link.Link
-	for _, l := range in.links {
-		if err := l.Close(); err != nil {
-			errs = append(errs, fmt.Errorf("detaching from a function of the kernel: %w", err))
-			open = append(open, l)
-		}
-	}
-	in.links = open
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(idle, in.detach()); err != nil {
 		return err
 	}
 	final, err := in.Counters()
@@ -233,6 +230,7 @@ func (in *injection) Revert(context.Context) error {
 	for _, program := range in.programs {
 		err = errors.Join(err, program.Close())
 	}
+	in.sleep.close()
 	in.maps.Close()
 	in.maps, in.programs = nil, nil
 	return err

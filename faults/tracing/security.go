@@ -14,6 +14,9 @@ const (
 	MechanismModify = "fmod_ret_security"
 )
 
+// securityPrefix begins the names of the functions that ask all modules.
+const securityPrefix = "security_"
+
 // Shape names the programs of AT_HOOK(shape, ...) or AT_FUNCTION of
 // bpf/include/hooks.h: what the arguments of a hook are.
 type Shape string
@@ -49,7 +52,7 @@ type SecurityHook struct {
 func AtSecurityHooks(mechanism string, hooks []SecurityHook) (list []Hook, err error) {
 	prefix := "bpf_lsm_"
 	if mechanism == MechanismModify {
-		prefix = "security_"
+		prefix = securityPrefix
 	}
 	var names []string
 	for _, hook := range hooks {

@@ -75,7 +75,7 @@ func (f *Fault) Try() (map[string]error, error) {
 	if err := unlimit(); err != nil {
 		return nil, err
 	}
-	shared, err := f.newMaps()
+	shared, err := f.newMaps(nil)
 	if err != nil {
 		return nil, err
 	}
@@ -119,14 +119,14 @@ func unlimit() error {
 	return nil
 }
 
-// newMaps makes the maps of the programs, and no program.
-func (f *Fault) newMaps() (*ebpf.Collection, error) {
+// newMaps makes the maps of the programs but for those that are there, and no program.
+func (f *Fault) newMaps(there map[string]*ebpf.Map) (*ebpf.Collection, error) {
 	if err := f.configure(); err != nil {
 		return nil, err
 	}
 	spec := f.Spec.Copy()
 	clear(spec.Programs)
-	shared, err := ebpf.NewCollection(spec)
+	shared, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: there})
 	if err != nil {
 		return nil, fmt.Errorf("making the maps of programs: %w", err)
 	}
