@@ -137,7 +137,7 @@ func planError(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if _, err := p.where.anchors(req.Cgroups); err != nil {
 		return nil, err
 	}
-	unseen, err := p.unseen(ctx)
+	unseen, err := p.unseen()
 	if err != nil {
 		return nil, err
 	}
@@ -151,19 +151,15 @@ func planError(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 }
 
 // unseen warns of what processes ask of an io_uring and no hook sees.
-func (p *errorPlan) unseen(ctx context.Context) (warnings []string, err error) {
+func (p *errorPlan) unseen() (warnings []string, err error) {
+	if !p.syncs() {
+		return nil, nil
+	}
 	users, err := tracing.RingUsers(p.req.Cgroups)
 	if err != nil || len(users) == 0 {
 		return nil, err
 	}
-	if p.syncs() {
-		warnings = append(warnings, fmt.Sprintf("process %s has an io_uring: what it syncs there is not hit", strings.Join(users, ", ")))
-	}
-	// Before Linux 5.12, which brought atomic operations that fetch too.
-	if !p.req.Prober.Probe(ctx, kernel.AtomicFetch).OK() {
-		warnings = append(warnings, fmt.Sprintf("process %s has an io_uring: what it asks for there and the kernel leaves to workers, as direct I/O, is not hit, for they are not of the target before Linux 5.12", strings.Join(users, ", ")))
-	}
-	return warnings, nil
+	return []string{fmt.Sprintf("process %s has an io_uring: what it syncs there is not hit", strings.Join(users, ", "))}, nil
 }
 
 // programs are those that a mechanism puts in place. The error is ErrUnavailable where
