@@ -138,10 +138,12 @@ func (in *injection) Start(l fault.Lease) error {
 
 // Renew implements fault.Injection.
 func (in *injection) Renew(l fault.Lease) error {
-	if err := in.maps.Maps[leaseMap].Put(uint32(0), lease{l.Deadline, in.start}); err != nil {
-		return fmt.Errorf("renewing lease: %w", err)
+	err := in.maps.Maps[leaseMap].Put(uint32(0), lease{l.Deadline, in.start})
+	if err != nil {
+		err = fmt.Errorf("renewing lease: %w", err)
 	}
-	return in.sleep.renew(l)
+	// Who sleeps is woken also if the programs could not be told.
+	return errors.Join(err, in.sleep.renew(l))
 }
 
 // Refresh implements fault.Injection. The kernel knows who is in a cgroup.
