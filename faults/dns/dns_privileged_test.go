@@ -136,9 +136,9 @@ func TestRateFilterObserveLeaseAndEvents(t *testing.T) {
 		t.Errorf("%d of 12 were answered wrongly, want 4", got)
 	}
 	expectCounters(t, i, 12, 4)
-	events := i.Events()
-	if len(events) == 0 || events[0].GetWhat() != "NXDOMAIN" || events[0].GetPath() != "A db.example.com" || events[0].GetProtocol() != "UDP" {
-		t.Errorf("events %v", events)
+	event := env.FirstEvent(t, i)
+	if event.GetWhat() != "NXDOMAIN" || event.GetPath() != "A db.example.com" || event.GetProtocol() != "UDP" {
+		t.Errorf("event %v", event)
 	}
 	if err := i.Renew(fault.Lease{Deadline: fault.BootTime()}); err != nil {
 		t.Fatal(err)

@@ -28,6 +28,8 @@ type Sampler struct {
 
 	mu   sync.Mutex
 	kept []*v1.Event
+	// closing: what comes when kept is full ends the reader.
+	closing bool
 }
 
 // Read begins to read. decode gets what a program has written, and returns nil
@@ -47,7 +49,7 @@ func (s *Sampler) read() {
 	var record ringbuf.Record
 	for {
 		if err := s.reader.ReadInto(&record); err != nil {
-			return // closed
+			return // flushed or closed
 		}
 		event := s.decode(record.RawSample)
 		if event == nil {
@@ -57,7 +59,11 @@ func (s *Sampler) read() {
 		if len(s.kept) < kept {
 			s.kept = append(s.kept, event)
 		}
+		ended := s.closing && len(s.kept) == kept
 		s.mu.Unlock()
+		if ended {
+			return // a program that still writes must not hold Close up
+		}
 	}
 }
 
@@ -70,9 +76,15 @@ func (s *Sampler) Drain() []*v1.Event {
 	return events
 }
 
-// Close ends the reader; what it has read can still be drained. It may be
-// called again.
+// Close ends the reader once it has read what the programs wrote before; that
+// can still be drained. It may be called again.
 func (s *Sampler) Close() error {
+	s.mu.Lock()
+	s.closing = true
+	s.mu.Unlock()
+	if s.reader.Flush() == nil {
+		<-s.done
+	}
 	err := s.reader.Close()
 	<-s.done
 	if errors.Is(err, ringbuf.ErrClosed) {

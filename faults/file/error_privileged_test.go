@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
@@ -322,15 +321,7 @@ func TestRateObserveLeaseAndEvents(t *testing.T) {
 			u.expect(want, "stat", name)
 		}
 		expectCounters(t, i, 9, 3)
-		var event *v1.Event
-		if err := env.Within(10*time.Second, func() error {
-			for _, event = range i.Events() {
-				return nil
-			}
-			return errors.New("no event")
-		}); err != nil {
-			t.Fatal(err)
-		}
+		event := env.FirstEvent(t, i)
 		if event.GetWhat() != "STAT" || event.GetPath() != "file" || event.GetErrno() != "ENOTNAM" || event.GetCgroupId() != target.ID {
 			t.Errorf("event %v", event)
 		}

@@ -82,9 +82,9 @@ func TestReceivedPacketsAreLateByTheSeed(t *testing.T) {
 			if most := env.Quantile(env.Took(theirs), 0.5); len(theirs) != count || most >= delay/2 {
 				t.Errorf("%d of the neighbour's packets came, half of them took %s and longer", len(theirs), most)
 			}
-			events := held.Events()
-			if len(events) == 0 || events[0].GetWhat() != "ingress" || !strings.HasSuffix(events[0].GetLocal(), ":7000") {
-				t.Errorf("events %v", events)
+			event := env.FirstEvent(t, held)
+			if event.GetWhat() != "ingress" || !strings.HasSuffix(event.GetLocal(), ":7000") {
+				t.Errorf("event %v", event)
 			}
 			held.End()
 			f.unchanged(before)

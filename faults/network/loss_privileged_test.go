@@ -264,18 +264,7 @@ func TestEventsTellWhatWasLost(t *testing.T) {
 	pair := env.NewUDPPair(t, f.network, f.target, f.neighbour, env.AddressB+":7000", 100)
 	injection := f.inject(network.Loss(), lossOfUDP())
 	pair.Exchange()
-	var events []*v1.Event
-	err := env.Within(10*time.Second, func() error {
-		events = append(events, injection.Events()...)
-		if len(events) == 0 {
-			return errNotYet
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal("no event came")
-	}
-	e := events[0]
+	e := env.FirstEvent(t, injection)
 	if e.GetWhat() != "egress" || e.GetPeer() != env.AddressB+":7000" || e.GetProtocol() != "UDP" || e.GetCgroupId() != f.target.ID {
 		t.Errorf("event %v", e)
 	}

@@ -83,15 +83,7 @@ func TestPinnedFaultIsAdopted(t *testing.T) {
 		if want := p.chosen(3 * count); !slices.Equal(lost, want) {
 			t.Errorf("lost %d packets, the seed says %d others", len(lost), len(want))
 		}
-		err := env.Within(10*time.Second, func() error {
-			if len(injection.Events()) == 0 {
-				return errNotYet
-			}
-			return nil
-		})
-		if err != nil {
-			t.Error("no event came")
-		}
+		env.FirstEvent(t, injection)
 		for range 2 {
 			if err := injection.Revert(t.Context()); err != nil {
 				t.Error(err)

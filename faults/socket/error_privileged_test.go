@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
@@ -229,16 +228,7 @@ func TestWhatComesAndLeavesObservedAndTold(t *testing.T) {
 		expect(t, "old", old.do(t, connect, 5), env.Results{injected: 5})
 		expect(t, "young, in a cgroup below", young.do(t, connect, 5), env.Results{injected: 5})
 		expectCounters(t, i, 10, 10)
-		var event *v1.Event
-		if err := env.Within(10*time.Second, func() error {
-			if list := i.Events(); len(list) > 0 {
-				event = list[0]
-				return nil
-			}
-			return errors.New("no event came")
-		}); err != nil {
-			t.Fatal(err)
-		}
+		event := env.FirstEvent(t, i)
 		if event.GetWhat() != "CONNECT" || event.GetPeer() != tcp4 || event.GetProtocol() != "TCP" || event.GetErrno() != "ENOTNAM" || event.GetPid() != int32(old.PID()) || event.GetCommand() == "" {
 			t.Errorf("event %v", event)
 		}

@@ -324,12 +324,8 @@ func TestThe32BitEntry(t *testing.T) {
 		mapping := env.Order{Number: mmap2Of386, Arguments: []int64{-100, 0, 0, 0, -1, 0}, Compat: true}
 		expect(t, "mmap2", caller.Do(mapping), env.Results{injected: 1})
 		expectCounters(t, i, times+1, times+1)
-		names := map[string]bool{}
-		for _, e := range i.Events() {
-			names[e.GetWhat()] = true
-		}
-		if !names["close"] {
-			t.Errorf("events of %v", names)
+		if event := env.FirstEvent(t, i); event.GetWhat() != "close" {
+			t.Errorf("event %v", event)
 		}
 		i.End()
 		expect(t, "afterwards", caller.Do(order), env.Results{unix.EBADF: times})
@@ -355,15 +351,7 @@ func TestEventsSayWhoCalledWhat(t *testing.T) {
 		caller := env.NewCaller(t, target)
 		i := inject(t, fails(mechanism, "close"), target)
 		caller.Do(closing(nothing, 10))
-		var event *v1.Event
-		if err := env.Within(10*time.Second, func() error {
-			for _, event = range i.Events() {
-				return nil
-			}
-			return errors.New("no event")
-		}); err != nil {
-			t.Fatal(err)
-		}
+		event := env.FirstEvent(t, i)
 		if event.GetWhat() != "close" || int(event.GetPid()) != caller.PID() || event.GetCommand() != "calls" ||
 			event.GetErrno() != "ENOTNAM" || event.GetCgroupId() != target.ID {
 			t.Errorf("event %v, of process %d in cgroup %d", event, caller.PID(), target.ID)

@@ -3,6 +3,7 @@
 package env
 
 import (
+	"errors"
 	"log/slog"
 	"testing"
 	"time"
@@ -90,4 +91,20 @@ func (i *Injected) Count() fault.Counters {
 func (i *Injected) End() {
 	i.t.Helper()
 	i.Recorder.TakeBack(i.t, i)
+}
+
+// FirstEvent waits for an event of an injection, and returns the oldest that it
+// then has. Events come after their calls: a reader carries them.
+func FirstEvent(t testing.TB, i fault.Injection) *v1.Event {
+	t.Helper()
+	var event *v1.Event
+	if err := Within(10*time.Second, func() error {
+		for _, event = range i.Events() {
+			return nil
+		}
+		return errors.New("no event came")
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return event
 }
