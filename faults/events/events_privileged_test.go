@@ -7,6 +7,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/rlimit"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/events"
@@ -15,6 +16,9 @@ import (
 // What a program wrote before Close is read, however soon Close comes.
 func TestCloseReadsTheRest(t *testing.T) {
 	const rounds, times, size = 50, 20, 16
+	if err := rlimit.RemoveMemlock(); err != nil { // before 5.11
+		t.Fatal(err)
+	}
 	for range rounds {
 		ring, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.RingBuf, MaxEntries: 4096})
 		if err != nil {
