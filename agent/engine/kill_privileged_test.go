@@ -79,11 +79,14 @@ var scenarios = []scenario{
 	{"calls by kprobe_override", needs(kernel.KprobeOverride), oneFault("syscallError: {calls: [statfs, ustat], errno: EIO}, mechanism: kprobe_override")},
 	{"calls that ask", needs(kernel.FmodRetSecurity), oneFault("syscallError: {calls: [statfs, fstatfs], errno: EIO}, mechanism: fmod_ret_security")},
 	{"calls that wait at their entry", tracing.SleepNeeds(kernel.SleepableFmodRet), oneFault("syscallDelay: {calls: [statfs], delay: 20ms}, mechanism: sleepable_fmod_ret")},
-	{"calls that wait where they ask", tracing.SleepNeeds(kernel.SleepableLSM), oneFault("syscallDelay: {calls: [openat, mkdir], delay: 20ms}, mechanism: sleepable_lsm")},
+	{"calls that wait where they ask", tracing.SleepNeeds(kernel.SleepableLSM), oneFault("syscallDelay: {calls: [openat, unlink], delay: 20ms}, mechanism: sleepable_lsm")},
+	{"calls that wait before they return", tracing.SleepNeeds(kernel.TaskWork), oneFault("syscallDelay: {calls: [openat, statfs], delay: 20ms}, mechanism: task_work")},
 	{"sockets at their cgroup", needs(kernel.SetRetval), oneFault("socketError: {operations: [CONNECT, SETSOCKOPT], errno: EIO}, mechanism: cgroup_sock")},
 	{"sockets", needs(kernel.FmodRetSecurity), oneFault("socketError: {operations: [ACCEPT, SEND], errno: EIO}, mechanism: fmod_ret_security")},
 	{"names", needs(kernel.CgroupConnect), oneFault("dnsFault: {names: ['*'], answer: NXDOMAIN}")},
 	{"files", needs(kernel.FmodRetSecurity), oneFault("fileError: {operations: [WRITE, STAT], path: /tmp/nothing/**, errno: EIO}")},
+	{"files that are late where they ask", tracing.SleepNeeds(kernel.SleepableLSM), oneFault("fileDelay: {operations: [OPEN, STAT], path: /tmp/**, delay: 20ms}, mechanism: sleepable_lsm")},
+	{"files that are late before they return", tracing.SleepNeeds(kernel.TaskWork), oneFault("fileDelay: {operations: [READ, STAT], path: /tmp/**, delay: 20ms}, mechanism: task_work")},
 	{"processor", needs(kernel.CPUController), oneFault(`cpuPressure: {limit: "20%%"}`)},
 	{"memory", needs(kernel.MemoryController), oneFault("memoryPressure: {limit: 64MiB}")},
 	{"processes", needs(kernel.PidsController), oneFault(`pidsPressure: {limit: "50"}`)},
@@ -124,7 +127,12 @@ func newArena(t *testing.T) *arena {
 			continue
 		}
 		a.scenarios = append(a.scenarios, s)
-		encoded, err := proto.Marshal(a.experiment("  leaseTimeout: 1s\n  " + s.steps))
+		experiment := a.experiment("  leaseTimeout: 1s\n  " + s.steps)
+		// Who dies before he did anything proves nothing.
+		if _, err := a.engine.Plan(t.Context(), experiment); err != nil {
+			t.Fatalf("%s: %v", s.name, err)
+		}
+		encoded, err := proto.Marshal(experiment)
 		if err != nil {
 			t.Fatal(err)
 		}

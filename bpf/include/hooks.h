@@ -5,6 +5,8 @@
  * that asks all of them (fmod_ret on security_*), or by a verdict that is delivered
  * there (kprobe). All have the same arguments and want a negative errno. Go loads one
  * for each hook, by what its arguments are.
+ *
+ * With FL_PROBES there are the kprobes alone.
  */
 #pragma once
 
@@ -41,29 +43,41 @@ static __always_inline int answered(int result)
 	return result;
 }
 
-#define AT_FUNCTION(name, body)                  \
-	SEC("fmod_ret/" #name)                   \
-	long fl_mod_##name(const __u64 *arguments) \
-	{                                        \
-		return answered(body);           \
-	}                                        \
-	SEC("kprobe/" #name)                     \
-	int fl_probe_##name(struct pt_regs *context) \
-	{                                        \
-		__u64 arguments[PARAMETERS], now; \
-                                                 \
-		if (!concerned(&now))            \
-			return 0;                \
-		forget_verdict();                \
-		read_parameters(context, arguments); \
-		leave_verdict(body);             \
-		return 0;                        \
-	}
+#ifdef FL_PROBES
 
-#define AT_HOOK(name, body)                      \
-	SEC("lsm/" #name)                        \
+#define AT_FUNCTION(name, body) AT_PROBE(name, body)
+#define AT_HOOK(name, body) AT_FUNCTION(name, body)
+
+#else
+
+#define AT_FUNCTION(name, body)                    \
+	SEC("fmod_ret/" #name)                     \
+	long fl_mod_##name(const __u64 *arguments) \
+	{                                          \
+		return answered(body);             \
+	}                                          \
+	AT_PROBE(name, body)
+
+#define AT_HOOK(name, body)                       \
+	SEC("lsm/" #name)                         \
 	int fl_lsm_##name(const __u64 *arguments) \
-	{                                        \
-		return answered(body);           \
-	}                                        \
+	{                                         \
+		return answered(body);            \
+	}                                         \
 	AT_FUNCTION(name, body)
+
+#endif
+
+#define AT_PROBE(name, body)                        \
+	SEC("kprobe/" #name)                         \
+	int fl_probe_##name(struct pt_regs *context) \
+	{                                            \
+		__u64 arguments[PARAMETERS], now;    \
+                                                     \
+		if (!concerned(&now))                \
+			return 0;                    \
+		forget_verdict();                    \
+		read_parameters(context, arguments); \
+		leave_verdict(body);                 \
+		return 0;                            \
+	}

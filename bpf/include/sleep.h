@@ -55,28 +55,36 @@ struct {
 	__type(value, struct fl_sleep);
 } fl_sleeps SEC(".maps");
 
-/*
- * Sleeps until then. Returns 0 if that was not possible: nobody answers any more, or
- * SLEEPS_MAX sleep already. One that was cut short has slept.
- */
-static __always_inline int sleep_until(__u64 until)
+/* Takes a page to sleep on; 0: SLEEPS_MAX are taken. */
+static __always_inline struct fl_sleep *take_page(__u32 *page)
 {
-	const volatile struct fl_sleeper *sleeper = &fl_sleeper;
-	__u32 first = bpf_get_prandom_u32(), page;
-	struct fl_sleep *sleep = 0;
-	struct task_struct *holder;
-	int slept;
-	char byte;
+	__u32 first = bpf_get_prandom_u32();
+	struct fl_sleep *sleep;
 
 	for (int i = 0; i < SLEEP_TRIES; i++) {
-		page = (first + i) & (SLEEPS_MAX - 1);
-		sleep = bpf_map_lookup_elem(&fl_sleeps, &page);
+		*page = (first + i) & (SLEEPS_MAX - 1);
+		sleep = bpf_map_lookup_elem(&fl_sleeps, page);
 		if (sleep && !__sync_val_compare_and_swap(&sleep->taken, 0, 1))
-			break;
-		sleep = 0;
+			return sleep;
 	}
-	if (!sleep)
-		return 0;
+	return 0;
+}
+
+static __always_inline void leave_page(struct fl_sleep *sleep)
+{
+	__sync_lock_test_and_set(&sleep->taken, 0);
+}
+
+/*
+ * Sleeps on a page until then. Returns 0 if that was not possible: nobody answers any
+ * more. One that was cut short has slept.
+ */
+static __always_inline int sleep_on(struct fl_sleep *sleep, __u32 page, __u64 until)
+{
+	const volatile struct fl_sleeper *sleeper = &fl_sleeper;
+	struct task_struct *holder;
+	char byte;
+
 	sleep->until = until;
 	sleep->cut = 0;
 	holder = bpf_task_from_pid(sleeper->holder);
@@ -87,7 +95,19 @@ static __always_inline int sleep_until(__u64 until)
 					holder, 0);
 		bpf_task_release(holder);
 	}
-	slept = sleep->cut || bpf_ktime_get_boot_ns() >= until;
-	__sync_lock_test_and_set(&sleep->taken, 0);
+	return sleep->cut || bpf_ktime_get_boot_ns() >= until;
+}
+
+/* Takes a page, and sleeps on it. */
+static __always_inline int sleep_until(__u64 until)
+{
+	__u32 page;
+	struct fl_sleep *sleep = take_page(&page);
+	int slept;
+
+	if (!sleep)
+		return 0;
+	slept = sleep_on(sleep, page, until);
+	leave_page(sleep);
 	return slept;
 }

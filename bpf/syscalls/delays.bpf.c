@@ -48,7 +48,7 @@ int fl_delay_call_32(struct pt_regs *context)
 }
 
 SEC("kprobe/asked")
-int fl_delay_asked(struct pt_regs *context)
+int fl_probe_asked(struct pt_regs *context)
 {
 	__u64 now, start = concerned(&now);
 	const void *registers;

@@ -149,6 +149,15 @@ type DelaysFlText struct {
 	End   [4]uint64
 }
 
+type DelaysFlWork struct {
+	_     structs.HostLayout
+	Delay uint64
+	Work  struct {
+		_      structs.HostLayout
+		Opaque uint64
+	}
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -165,12 +174,14 @@ const (
 	DelaysMapFlTargets       = "fl_targets"
 	DelaysMapFlText          = "fl_text"
 	DelaysMapFlVerdicts      = "fl_verdicts"
-	DelaysProgFlDelayAsked   = "fl_delay_asked"
+	DelaysMapFlWorks         = "fl_works"
 	DelaysProgFlDelayCall    = "fl_delay_call"
 	DelaysProgFlDelayCall32  = "fl_delay_call_32"
 	DelaysProgFlDeliver      = "fl_deliver"
 	DelaysProgFlLsmSleep     = "fl_lsm_sleep"
+	DelaysProgFlProbeAsked   = "fl_probe_asked"
 	DelaysProgFlSleep        = "fl_sleep"
+	DelaysProgFlSleepLater   = "fl_sleep_later"
 	DelaysVarFlCallConfig    = "fl_call_config"
 	DelaysVarFlDelayed       = "fl_delayed"
 	DelaysVarFlFailure       = "fl_failure"
@@ -179,6 +190,7 @@ const (
 	DelaysVarFlPathArguments = "fl_path_arguments"
 	DelaysVarFlPathConfig    = "fl_path_config"
 	DelaysVarFlSleeper       = "fl_sleeper"
+	DelaysVarFlTaskFlags     = "fl_task_flags"
 )
 
 // LoadDelays returns the embedded CollectionSpec for Delays.
@@ -223,12 +235,13 @@ type DelaysSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DelaysProgramSpecs struct {
-	FlDelayAsked  *ebpf.ProgramSpec `ebpf:"fl_delay_asked"`
 	FlDelayCall   *ebpf.ProgramSpec `ebpf:"fl_delay_call"`
 	FlDelayCall32 *ebpf.ProgramSpec `ebpf:"fl_delay_call_32"`
 	FlDeliver     *ebpf.ProgramSpec `ebpf:"fl_deliver"`
 	FlLsmSleep    *ebpf.ProgramSpec `ebpf:"fl_lsm_sleep"`
+	FlProbeAsked  *ebpf.ProgramSpec `ebpf:"fl_probe_asked"`
 	FlSleep       *ebpf.ProgramSpec `ebpf:"fl_sleep"`
+	FlSleepLater  *ebpf.ProgramSpec `ebpf:"fl_sleep_later"`
 }
 
 // DelaysMapSpecs contains maps before they are loaded into the kernel.
@@ -247,6 +260,7 @@ type DelaysMapSpecs struct {
 	FlTargets  *ebpf.MapSpec `ebpf:"fl_targets"`
 	FlText     *ebpf.MapSpec `ebpf:"fl_text"`
 	FlVerdicts *ebpf.MapSpec `ebpf:"fl_verdicts"`
+	FlWorks    *ebpf.MapSpec `ebpf:"fl_works"`
 }
 
 // DelaysVariableSpecs contains global variables before they are loaded into the kernel.
@@ -261,6 +275,7 @@ type DelaysVariableSpecs struct {
 	FlPathArguments *ebpf.VariableSpec `ebpf:"fl_path_arguments"`
 	FlPathConfig    *ebpf.VariableSpec `ebpf:"fl_path_config"`
 	FlSleeper       *ebpf.VariableSpec `ebpf:"fl_sleeper"`
+	FlTaskFlags     *ebpf.VariableSpec `ebpf:"fl_task_flags"`
 }
 
 // DelaysObjects contains all objects after they have been loaded into the kernel.
@@ -295,6 +310,7 @@ type DelaysMaps struct {
 	FlTargets  *ebpf.Map `ebpf:"fl_targets"`
 	FlText     *ebpf.Map `ebpf:"fl_text"`
 	FlVerdicts *ebpf.Map `ebpf:"fl_verdicts"`
+	FlWorks    *ebpf.Map `ebpf:"fl_works"`
 }
 
 func (m *DelaysMaps) Close() error {
@@ -311,6 +327,7 @@ func (m *DelaysMaps) Close() error {
 		m.FlTargets,
 		m.FlText,
 		m.FlVerdicts,
+		m.FlWorks,
 	)
 }
 
@@ -326,28 +343,31 @@ type DelaysVariables struct {
 	FlPathArguments *ebpf.Variable `ebpf:"fl_path_arguments"`
 	FlPathConfig    *ebpf.Variable `ebpf:"fl_path_config"`
 	FlSleeper       *ebpf.Variable `ebpf:"fl_sleeper"`
+	FlTaskFlags     *ebpf.Variable `ebpf:"fl_task_flags"`
 }
 
 // DelaysPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadDelaysObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DelaysPrograms struct {
-	FlDelayAsked  *ebpf.Program `ebpf:"fl_delay_asked"`
 	FlDelayCall   *ebpf.Program `ebpf:"fl_delay_call"`
 	FlDelayCall32 *ebpf.Program `ebpf:"fl_delay_call_32"`
 	FlDeliver     *ebpf.Program `ebpf:"fl_deliver"`
 	FlLsmSleep    *ebpf.Program `ebpf:"fl_lsm_sleep"`
+	FlProbeAsked  *ebpf.Program `ebpf:"fl_probe_asked"`
 	FlSleep       *ebpf.Program `ebpf:"fl_sleep"`
+	FlSleepLater  *ebpf.Program `ebpf:"fl_sleep_later"`
 }
 
 func (p *DelaysPrograms) Close() error {
 	return _DelaysClose(
-		p.FlDelayAsked,
 		p.FlDelayCall,
 		p.FlDelayCall32,
 		p.FlDeliver,
 		p.FlLsmSleep,
+		p.FlProbeAsked,
 		p.FlSleep,
+		p.FlSleepLater,
 	)
 }
 

@@ -21,13 +21,15 @@ import (
 	"faultline.dev/faultline/test/vm/kernels"
 )
 
-// The operations by the words of the workload: those in before prepare, and are not
-// to be hit.
-var operations = []struct {
+// operation is one by the words of the workload: those in before prepare, and are not to
+// be hit.
+type operation struct {
 	operation v1.FileOperation
 	before    [][]string
 	words     []string
-}{
+}
+
+var operations = []operation{
 	{v1.FileOperation_OPEN, nil, []string{"open", "0", "@"}},
 	{v1.FileOperation_READ, [][]string{{"open", "1", "@"}}, []string{"read", "1"}},
 	{v1.FileOperation_WRITE, [][]string{{"append", "2", "@"}}, []string{"write", "2"}},

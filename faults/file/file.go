@@ -10,7 +10,7 @@ import (
 )
 
 // Kinds are the kinds of the family, in the order of the contract.
-func Kinds() []fault.Kind { return []fault.Kind{Error(), delay()} }
+func Kinds() []fault.Kind { return []fault.Kind{Error(), Delay()} }
 
 // operations are all of FileOperation but the unspecified one.
 func operations() []v1.FileOperation {

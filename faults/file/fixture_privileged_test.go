@@ -61,8 +61,10 @@ func operate(open map[string]int, words []string) error {
 	fd := open[arg(1)]
 	buffer := make([]byte, 8)
 	switch words[0] {
-	case "open", "create", "append":
-		flags := map[string]int{"open": unix.O_RDONLY, "create": unix.O_RDWR | unix.O_CREAT, "append": unix.O_RDWR | unix.O_APPEND}[words[0]]
+	case "open", "create", "append", "empty":
+		flags := map[string]int{
+			"open": unix.O_RDONLY, "create": unix.O_RDWR | unix.O_CREAT, "append": unix.O_RDWR | unix.O_APPEND, "empty": unix.O_RDWR | unix.O_TRUNC,
+		}[words[0]]
 		fd, err := unix.Open(arg(2), flags|unix.O_CLOEXEC, 0o644)
 		if err == nil {
 			open[arg(1)] = fd
@@ -147,8 +149,19 @@ func newUser(t testing.TB, cgroup fault.Cgroup, args ...string) user {
 // do returns the errno of an operation.
 func (u user) do(words ...string) unix.Errno {
 	u.t.Helper()
+	u.tell(words...)
+	return u.answer()
+}
+
+// tell begins an operation.
+func (u user) tell(words ...string) {
+	u.t.Helper()
 	u.process.Tell(strings.Join(words, " "))
-	var errno unix.Errno
+}
+
+// answer waits for the end of it.
+func (u user) answer() (errno unix.Errno) {
+	u.t.Helper()
 	u.process.Read(&errno)
 	return errno
 }

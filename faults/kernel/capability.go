@@ -64,6 +64,9 @@ const (
 	CopyFromUserTask Capability = "copy-from-user-task"
 	// TaskFromPidKfunc: a tracing program that calls bpf_task_from_pid loads.
 	TaskFromPidKfunc Capability = "task-from-pid"
+	// TaskWork: there is bpf_task_work_schedule_resume, which lets a program sleep when
+	// its task returns to user space.
+	TaskWork Capability = "task-work"
 	// FUSE: /dev/fuse opens and the file system is known.
 	FUSE Capability = "fuse"
 	// Fanotify: a permission event holds an open until it is answered.
@@ -130,6 +133,7 @@ var catalogue = []capabilitySpec{
 	{SleepableLSM, "sleepable LSM programs that run", "Linux 5.11 with CONFIG_BPF_LSM=y and bpf in the lsm= list", plain(probeSleepableLSM)},
 	{CopyFromUserTask, "reading another task's memory from a program (bpf_copy_from_user_task)", "Linux 5.18", plain(probeCopyFromUserTask)},
 	{TaskFromPidKfunc, "finding a task by its pid from a program (bpf_task_from_pid)", "Linux 6.2", plain(probeTaskFromPid)},
+	{TaskWork, "programs that run when a task returns (bpf_task_work_schedule_resume)", "Linux 7.0", plain(probeTaskWork)},
 	{FUSE, "FUSE file systems", "kernel module fuse", plain(probeFUSE)},
 	{Fanotify, "fanotify permission events", "a kernel built with CONFIG_FANOTIFY_ACCESS_PERMISSIONS=y", plain(probeFanotify)},
 

@@ -29,7 +29,7 @@ type typeIDs struct {
 // targets are all functions that probes refer to by type id.
 func targets() []string {
 	names := []string{
-		fnSocketCreate, lsmSocketCreate, fnShouldFailBio, fnFentryTest, fnTaskFromPid, fnTaskRelease,
+		fnSocketCreate, lsmSocketCreate, fnShouldFailBio, fnFentryTest, fnTaskFromPid, fnTaskRelease, fnTaskWork,
 	}
 	if fn, _, err := syscallTarget(probeCall); err == nil {
 		names = append(names, fn)
@@ -118,7 +118,7 @@ type Traced struct {
 	// Name is what the kernel shows, at most 15 bytes.
 	Name  string
 	Flags uint32
-	// Instructions must not call functions of their own; maps are associated.
+	// Instructions have their maps.
 	Instructions asm.Instructions
 }
 
@@ -188,6 +188,15 @@ func Load(t Traced) (*ebpf.Program, error) {
 		attachBTFID:  uint32(t.Function),
 	}
 	copy(attr.name[:], t.Name)
+	types, infos, err := typesOf(instructions)
+	if err != nil {
+		return nil, err
+	}
+	if types != nil {
+		defer func() { _ = types.Close() }() // the program has them
+		attr.progBTF, attr.funcInfo = uint32(types.FD()), uint64(uintptr(unsafe.Pointer(&infos[0])))
+		attr.funcInfoSize, attr.funcInfoCount = btf.FuncInfoSize, uint32(len(infos))/btf.FuncInfoSize
+	}
 	fd, errno := progLoad(&attr)
 	var log []byte
 	if errno != 0 {
@@ -199,6 +208,7 @@ func Load(t Traced) (*ebpf.Program, error) {
 	}
 	runtime.KeepAlive(code.Bytes())
 	runtime.KeepAlive(license)
+	runtime.KeepAlive(infos)
 	runtime.KeepAlive(log)
 	if errno != 0 {
 		v := &ebpf.VerifierError{Cause: errno}
@@ -214,9 +224,30 @@ func Load(t Traced) (*ebpf.Program, error) {
 	return prog, nil
 }
 
+// typesOf describes the functions of a program that the kernel calls back; nil for one
+// without.
+func typesOf(instructions asm.Instructions) (*btf.Handle, []byte, error) {
+	if !slices.ContainsFunc(instructions, func(ins asm.Instruction) bool { return ins.IsLoadOfFunctionPointer() }) {
+		return nil, nil, nil
+	}
+	builder, err := btf.NewBuilder(nil, nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("describing a program: %w", err)
+	}
+	infos, _, err := btf.MarshalExtInfos(instructions, builder)
+	if err != nil {
+		return nil, nil, fmt.Errorf("describing a program: %w", err)
+	}
+	types, err := btf.NewHandle(builder)
+	if err != nil {
+		return nil, nil, fmt.Errorf("loading the types of a program: %w", err)
+	}
+	return types, infos, nil
+}
+
 // callable are the functions of the kernel proper that programs of ours call.
 var callable = sync.OnceValues(func() (map[string]btf.TypeID, error) {
-	return FunctionIDs([]string{fnTaskFromPid, fnTaskRelease})
+	return FunctionIDs([]string{fnTaskFromPid, fnTaskRelease, fnTaskWork})
 })
 
 // callKernel writes the ids of the kernel's functions into the calls of them that a

@@ -37,6 +37,7 @@ const (
 	fnFentryTest  = "bpf_fentry_test1"
 	fnTaskFromPid = "bpf_task_from_pid"
 	fnTaskRelease = "bpf_task_release"
+	fnTaskWork    = "bpf_task_work_schedule_resume"
 )
 
 // syscallTarget returns the function of a probed system call and the place of
@@ -304,6 +305,13 @@ func probeTaskFromPid(p *Prober) error {
 		asm.Mov.Imm(asm.R0, 0).WithSymbol("out"),
 		asm.Return(),
 	})
+}
+
+// probeTaskWork looks whether the kernel has the function. (6.18 has another one, with an
+// argument more, on which nothing was run.)
+func probeTaskWork(p *Prober) error {
+	_, err := p.kfunc(fnTaskWork)
+	return err
 }
 
 // kfunc is a call by type id of a function of the kernel proper.

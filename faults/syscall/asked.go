@@ -16,7 +16,7 @@ import (
 // isAsked tells the mechanisms that answer when the kernel asks its security modules from
 // those at the entry of a call.
 func isAsked(mechanism string) bool {
-	return mechanism == mechanismLSM || mechanism == mechanismAsked || mechanism == mechanismSleepableLSM
+	return mechanism == mechanismLSM || mechanism == mechanismAsked || mechanism == tracing.MechanismSleepableLSM
 }
 
 // askedWarning is said of these.
@@ -28,9 +28,9 @@ const ofCall tracing.Shape = "asked"
 // asked is a hook, and the calls that ask it once, whatever they do.
 type asked struct {
 	hook string
-	// newer: it is not in all kernels that have the calls; an older one of the list
-	// serves them too.
-	newer bool
+	// newer says what asks there, where it is not in all kernels that have the calls; an
+	// older one of the list serves them too.
+	newer string
 	calls []string
 }
 
@@ -54,7 +54,7 @@ var askings = []asked{
 	{hook: "path_chmod", calls: []string{"chmod", "fchmod", "fchmodat", "fchmodat2"}},
 	{hook: "path_chown", calls: []string{"chown", "fchown", "lchown", "fchownat"}},
 	{hook: "path_truncate", calls: []string{"truncate", "ftruncate"}},
-	{hook: "file_truncate", calls: []string{"ftruncate"}, newer: true},
+	{hook: "file_truncate", calls: []string{"ftruncate"}, newer: "ftruncate"},
 	{hook: "path_chroot", calls: []string{"chroot"}},
 	{hook: "file_ioctl", calls: []string{"ioctl"}},
 	{hook: "file_fcntl", calls: []string{"fcntl"}},

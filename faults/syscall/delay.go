@@ -12,12 +12,6 @@ import (
 	"faultline.dev/faultline/faults/tracing"
 )
 
-// The mechanisms of delays.
-const (
-	mechanismSleepableModify = "sleepable_fmod_ret"
-	mechanismSleepableLSM    = "sleepable_lsm"
-)
-
 // Delay is syscallDelay: calls that are carried out later.
 func Delay() fault.Kind {
 	return fault.Kind{
@@ -26,12 +20,17 @@ func Delay() fault.Kind {
 		Scope:   fault.ScopeCgroup,
 		Mechanisms: []fault.Mechanism{
 			{
-				Name:    mechanismSleepableModify,
+				Name:    tracing.MechanismSleepableModify,
 				Summary: "lanes of sleepable fmod_ret programs at the functions of the calls",
 				Needs:   tracing.SleepNeeds(kernel.CgroupV2, kernel.SleepableFmodRet, kernel.RingBuf),
 			},
 			{
-				Name:    mechanismSleepableLSM,
+				Name:    tracing.MechanismTaskWork,
+				Summary: "a probe at the functions of the calls, and the task waits before it returns to user space",
+				Needs:   tracing.SleepNeeds(kernel.CgroupV2, kernel.TracingPermission, kernel.TaskWork, kernel.RingBuf),
+			},
+			{
+				Name:    tracing.MechanismSleepableLSM,
 				Summary: "sleepable programs that the kernel asks as a security module while it carries a call out; not for read and write",
 				Needs:   tracing.SleepNeeds(kernel.CgroupV2, kernel.SleepableLSM, kernel.RingBuf),
 			},
@@ -69,16 +68,16 @@ func planDelay(ctx context.Context, req fault.Request) (*fault.Plan, error) {
 	if p.failure, err = tracing.NewFailure(req); err != nil {
 		return nil, err
 	}
-	mechanism, programs, err := tracing.Choose(ctx, req, Delay(), []string{mechanismSleepableModify, mechanismSleepableLSM}, p.programs)
+	mechanism, programs, err := tracing.Choose(ctx, req, Delay(), []string{tracing.MechanismSleepableModify, tracing.MechanismTaskWork, tracing.MechanismSleepableLSM}, p.programs)
 	if err != nil {
 		return nil, err
 	}
-	plan, err := p.finish(mechanism, programs, p.delay.Describe())
+	plan, err := p.finish(mechanism, programs, p.delay.Describe(mechanism))
 	if err != nil {
 		return nil, err
 	}
-	if mechanism == mechanismSleepableLSM {
-		plan.Warnings = append(plan.Warnings, "a call may wait with a directory locked that others use, as mkdir, rename and unlink do")
+	if mechanism == tracing.MechanismSleepableLSM {
+		plan.Warnings = append(plan.Warnings, "a call may wait with a directory locked that others use, as rename and unlink do")
 	}
 	return plan, nil
 }
@@ -97,17 +96,25 @@ func (p *delayPlan) programs(mechanism string) (*tracing.Fault, error) {
 }
 
 func (p *delayPlan) hooks(mechanism string) ([]tracing.Hook, error) {
-	if !isAsked(mechanism) {
+	switch mechanism {
+	case tracing.MechanismSleepableModify:
 		return p.atFunctions(inTypes, waiting)
+	case tracing.MechanismTaskWork:
+		return p.atFunctions(inTypes, waitingAtReturn)
 	}
 	wanted, err := p.asked("syscallDelay", mechanism)
 	if err != nil {
 		return nil, err
 	}
-	return tracing.SleptAtSecurityHooks(syscalls.DelaysProgFlDelayAsked, wanted)
+	return tracing.SleptAtSecurityHooks(mechanism, wanted)
 }
 
 // waiting are the hooks of a function whose calls wait.
-func waiting(fn function) []tracing.Hook {
-	return fn.hook(syscalls.DelaysProgFlDelayCall, syscalls.DelaysProgFlDelayCall32, false).Slept()
+func waiting(fn function) []tracing.Hook { return delaying(fn).Slept() }
+
+// waitingAtReturn are those of one whose calls wait when they were carried out.
+func waitingAtReturn(fn function) []tracing.Hook { return delaying(fn).SleptAtReturn() }
+
+func delaying(fn function) tracing.Hook {
+	return fn.hook(syscalls.DelaysProgFlDelayCall, syscalls.DelaysProgFlDelayCall32, false)
 }

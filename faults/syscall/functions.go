@@ -169,7 +169,7 @@ func overriding(fn function) []tracing.Hook {
 func (fn function) hook(native, compat string, alone bool) tracing.Hook {
 	hook := tracing.Hook{Function: fn.name, ID: fn.id, Program: native, Name: fn.call, Alone: alone, Only32: fn.is32}
 	if fn.is32 {
-		hook.Program = compat
+		hook.Program, hook.Spare = compat, tracing.Calls32(fn.name)
 	}
 	return hook
 }

@@ -72,7 +72,7 @@ func (p *callPlan) atFunctions(find lookup, at func(function) []tracing.Hook) (l
 	for _, fn := range functions {
 		for _, hook := range at(fn) {
 			if p.calls.GetPath() != "" && tracing.Decides(hook.Program) {
-				hook.Variables = map[string]any{syscalls.ObjectsVarFlPathArguments: uint32(pathArguments(fn.call))}
+				hook = hook.With(syscalls.ObjectsVarFlPathArguments, uint32(pathArguments(fn.call)))
 			}
 			list = append(list, hook)
 		}

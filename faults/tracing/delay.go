@@ -47,8 +47,13 @@ func NewDelay(seed uint64, spec dice.DelaySpec) (Delay, error) {
 	return Delay{text, delay}, err
 }
 
-// Describe says it of calls: "wait 200ms ± 50ms".
-func (d Delay) Describe() string { return d.text }
+// Describe says it of calls that wait by a mechanism: "wait 200ms ± 50ms".
+func (d Delay) Describe(mechanism string) string {
+	if mechanism == MechanismTaskWork {
+		return d.text + " before they return"
+	}
+	return d.text
+}
 
 // Configure tells the programs of a fault, the other maps of which are kept by keep.
 func (d Delay) Configure(f *Fault, keep func(context.Context, map[string]*ebpf.Map) error) error {

@@ -54,7 +54,7 @@ func (in *injection) set(ctx context.Context, rec fault.Recorder) (err error) {
 	if in.sleep, err = in.fault.prepareSleep(ctx); err != nil {
 		return err
 	}
-	if in.maps, err = in.fault.newMaps(in.sleep.maps()); err != nil {
+	if in.maps, err = in.fault.newMaps(in.sleep.shared()); err != nil {
 		return err
 	}
 	for _, hook := range in.fault.Hooks {

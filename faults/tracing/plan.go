@@ -40,37 +40,35 @@ func Choose(ctx context.Context, req fault.Request, kind fault.Kind, ladder []st
 	return "", nil, errors.Join(refusals...)
 }
 
-// Prune tries the programs and takes out those of 32-bit processes that the kernel
-// does not let a mechanism have; it returns warnings about them. If it refuses
-// others, the error is ErrUnavailable, and says which functions they are for.
+// Prune tries the programs and takes out spare ones that the kernel does not let a
+// mechanism have; it returns warnings about them. If it refuses others, the error is
+// ErrUnavailable, and says which functions they are for.
 func (f *Fault) Prune(kind, mechanism string) (left []string, err error) {
 	refused, err := f.Try()
 	if err != nil {
 		return nil, err
 	}
 	var texts []string
-	told := map[string]bool{}
-	f.Hooks = slices.DeleteFunc(f.Hooks, func(hook Hook) bool {
+	told, spared := map[string]bool{}, map[string]bool{}
+	for _, hook := range f.Hooks {
 		why := refused[hook.Function]
-		if why == nil {
-			return false
-		}
-		if told[hook.Function] {
-			return hook.Only32
+		if why == nil || told[hook.Function] {
+			continue
 		}
 		told[hook.Function] = true
 		answer := kernel.AnswerOf(why)
-		text := hook.Function + ": " + answer.Reason
-		if hook.Only32 {
-			left = append(left, "not hit: calls of 32-bit processes by "+text)
-			return true
+		if hook.Spare != "" {
+			left = append(left, "not hit: "+hook.Spare+": "+answer.Reason)
+			spared[hook.Spare] = true
+			continue
 		}
+		text := hook.Function + ": " + answer.Reason
 		if answer.Remedy != "" {
 			text += " (" + answer.Remedy + ")"
 		}
 		texts = append(texts, text)
-		return false
-	})
+	}
+	f.Hooks = slices.DeleteFunc(f.Hooks, func(hook Hook) bool { return spared[hook.Spare] })
 	if len(texts) > 0 {
 		return nil, fmt.Errorf("%s is %w: %s: %s", kind, fault.ErrUnavailable, mechanism, strings.Join(texts, "; "))
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sync/errgroup"
@@ -19,18 +18,26 @@ import (
 const (
 	sleepsMap       = "fl_sleeps"
 	sleeperVariable = "fl_sleeper"
+	flagsVariable   = "fl_task_flags"
 	sleepProgram    = "fl_sleep"
 	sleepLSMProgram = "fl_lsm_sleep"
+	laterProgram    = "fl_sleep_later"
+)
+
+// The mechanisms of delays.
+const (
+	MechanismSleepableModify = "sleepable_fmod_ret"
+	MechanismSleepableLSM    = "sleepable_lsm"
+	MechanismTaskWork        = "task_work"
 )
 
 const (
 	// wantedSleepers is how many tasks may wait at one moment at a function.
 	wantedSleepers = 64
 	// A task that sleeps in a program stays on its CPU, where the next one needs
-	// another lane; they are not spread evenly. A trampoline has room for 38 programs
-	// (BPF_MAX_TRAMP_LINKS), of which others want some.
+	// another lane; they are not spread evenly. Others want some room in the trampoline.
 	lanesMin = 8
-	lanesMax = 34
+	lanesMax = trampolineMax - 4
 )
 
 func (h Hook) lanes() int {
@@ -42,28 +49,31 @@ func (h Hook) lanes() int {
 
 // Slept are the hooks in the place of one whose Program, a probe, decides how long calls
 // of its function wait: behind it they do.
-func (h Hook) Slept() []Hook {
-	wait, decide := h, h
-	wait.Program, wait.Variables = sleepProgram, nil
-	decide.ID = 0
-	return append(slices.Repeat([]Hook{wait}, h.lanes()), decide)
-}
+func (h Hook) Slept() []Hook { return h.behind(sleepProgram, h.lanes()) }
+
+// SleptAtReturn are the hooks in the place of one whose Program, a probe, decides how long
+// calls wait: they do when they return to user space.
+func (h Hook) SleptAtReturn() []Hook { return h.behind(laterProgram, lanes) }
 
 // SleptAtSecurityHooks are programs by which calls wait where the kernel asks its security
-// modules; the probes are of a program that decides there. The kernel runs such programs
-// for all who sleep in them: they need no lanes.
-func SleptAtSecurityHooks(program string, hooks []SecurityHook) (list []Hook, err error) {
-	waits, err := AtSecurityHooks(MechanismLSM, hooks)
-	if err != nil {
-		return nil, err
+// modules (MechanismSleepableLSM), or later, when what asked returns (MechanismTaskWork).
+// The kernel runs such programs for all who sleep in them: they need no lanes.
+func SleptAtSecurityHooks(mechanism string, hooks []SecurityHook) (list []Hook, err error) {
+	if mechanism == MechanismTaskWork {
+		found, err := find(mechanism, securityPrefix, hooks)
+		for _, at := range found {
+			list = append(list, at.Probed(at.shape, at.config).SleptAtReturn()...)
+		}
+		return list, err
 	}
-	for _, wait := range waits {
-		decide := wait
-		decide.Function, decide.ID, decide.Program = securityPrefix+wait.Name, 0, program
-		wait.Program, wait.Variables = sleepLSMProgram, nil
+	found, err := find(mechanism, lsmPrefix, hooks)
+	for _, at := range found {
+		wait, decide := at.Hook, at.Probed(at.shape, at.config)
+		wait.Program = sleepLSMProgram
+		decide.Function, decide.ID = securityPrefix+at.Name, 0
 		list = append(list, wait, decide)
 	}
-	return list, nil
+	return list, err
 }
 
 // wakeful is what an injection sleeps by; nil for faults that don't.
@@ -85,15 +95,28 @@ func (f *Fault) prepareSleep(ctx context.Context) (w *wakeful, err error) {
 	if w.Sleeper, err = sleeper.Start(ctx, w.times); err != nil {
 		return nil, errors.Join(err, w.times.Close())
 	}
-	if err := f.Spec.Variables[sleeperVariable].Set(w.Config()); err != nil {
+	if err := errors.Join(f.Spec.Variables[sleeperVariable].Set(w.Config()), f.tellFlags()); err != nil {
 		w.close()
 		return nil, fmt.Errorf("configuring programs: %w", err)
 	}
 	return w, nil
 }
 
+// tellFlags tells the programs where the kernel has a task's flags.
+func (f *Fault) tellFlags() error {
+	variable := f.Spec.Variables[flagsVariable]
+	if variable == nil {
+		return nil // none waits at a return
+	}
+	var offset uint32
+	if err := kernel.Offsets(map[string]*uint32{"task_struct.flags": &offset}); err != nil {
+		return err
+	}
+	return variable.Set(offset)
+}
+
 // maps are those that are there already.
-func (w *wakeful) maps() map[string]*ebpf.Map {
+func (w *wakeful) shared() map[string]*ebpf.Map {
 	if w == nil {
 		return nil
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 
 	v1 "faultline.dev/faultline/api/faultline/v1alpha1"
 	"faultline.dev/faultline/faults/cgrouplink"
@@ -45,11 +46,25 @@ type Hook struct {
 	// Alone: nobody does what this program does not do. A kernel that preempts does
 	// not run it while a task is preempted in it on the same CPU.
 	Alone bool
-	// Only32: it is for 32-bit processes alone, and can be done without.
+	// Only32: it is for 32-bit processes alone.
 	Only32 bool
+	// Spare says what is not hit without it, where it can be done without; "" where it
+	// can't. Those that say the same go together.
+	Spare string
 	// Variables are set for this program alone; nil for none.
 	Variables map[string]any
 }
+
+// With sets a variable for the hook's program alone.
+func (h Hook) With(name string, value any) Hook {
+	variables := map[string]any{name: value}
+	maps.Copy(variables, h.Variables)
+	h.Variables = variables
+	return h
+}
+
+// Calls32 is Hook.Spare of a function that carries calls of 32-bit processes out.
+func Calls32(function string) string { return "calls of 32-bit processes by " + function }
 
 // Fault is what is put in place.
 type Fault struct {
@@ -104,7 +119,7 @@ func (f *Fault) try(shared *ebpf.Collection, hook Hook) (err error) {
 	if program.Type() != ebpf.Kprobe {
 		return nil
 	}
-	l, err := attachFunction(program, hook)
+	l, err := attachFunction(program, hook, ebpf.AttachNone)
 	if err != nil {
 		return err
 	}
@@ -219,7 +234,7 @@ const kprobeUnit = "/sys/bus/event_source/devices/kprobe/type"
 // attach returns the links also with an error.
 func (f *Fault) attach(program *ebpf.Program, hook Hook) ([]link.Link, error) {
 	if !hook.ofCgroups(f.Spec) {
-		l, err := attachFunction(program, hook)
+		l, err := attachFunction(program, hook, f.Spec.Programs[hook.Program].AttachType)
 		if err != nil {
 			return nil, err
 		}
@@ -249,7 +264,12 @@ func (h Hook) ofCgroups(spec *ebpf.CollectionSpec) bool {
 	}
 }
 
-func attachFunction(program *ebpf.Program, hook Hook) (l link.Link, err error) {
+// trampolineMax is how many programs a function's trampoline has room for
+// (BPF_MAX_TRAMP_LINKS).
+const trampolineMax = 38
+
+// attachFunction attaches a program, in a way that counts for those of trampolines.
+func attachFunction(program *ebpf.Program, hook Hook, at ebpf.AttachType) (l link.Link, err error) {
 	switch program.Type() {
 	case ebpf.Kprobe:
 		// Without it the library makes a probe that outlives the process (tracefs).
@@ -262,7 +282,11 @@ func attachFunction(program *ebpf.Program, hook Hook) (l link.Link, err error) {
 	case ebpf.LSM:
 		l, err = link.AttachLSM(link.LSMOptions{Program: program})
 	default:
-		l, err = link.AttachTracing(link.TracingOptions{Program: program, AttachType: ebpf.AttachModifyReturn})
+		l, err = link.AttachTracing(link.TracingOptions{Program: program, AttachType: at})
+	}
+	if errors.Is(err, unix.E2BIG) {
+		return nil, fmt.Errorf("attaching to %s: it has as many programs as the kernel allows (%d), those of other faults and tools among them; end these first: %w",
+			hook.Function, trampolineMax, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("attaching to %s: %w", hook.Function, err)

@@ -12,14 +12,18 @@ const deliverProgram = "fl_deliver"
 // Delivered are the hooks in the place of one whose program stands in a trampoline, on
 // a kernel that preempts (kernel.Preempts): its Program, a kprobe, decides, and others
 // deliver.
-func (h Hook) Delivered() []Hook {
-	deliver, decide := h, h
-	deliver.Program, deliver.Variables, deliver.Alone = deliverProgram, nil, false
+func (h Hook) Delivered() []Hook { return h.behind(deliverProgram, lanes) }
+
+// behind are the hook's own program, a probe, and copies of another one in the function's
+// trampoline, which the kernel runs behind it.
+func (h Hook) behind(program string, copies int) []Hook {
+	act, decide := h, h
+	act.Program, act.Variables, act.Alone = program, nil, false
 	decide.ID, decide.Alone = 0, false
-	return append(slices.Repeat([]Hook{deliver}, lanes), decide)
+	return append(slices.Repeat([]Hook{act}, copies), decide)
 }
 
 // Decides tells the programs that look at a call from those that do what was decided.
 func Decides(program string) bool {
-	return program != deliverProgram && program != sleepProgram && program != sleepLSMProgram
+	return !slices.Contains([]string{deliverProgram, sleepProgram, sleepLSMProgram, laterProgram}, program)
 }
