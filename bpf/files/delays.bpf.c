@@ -1,8 +1,7 @@
 //go:build ignore
 
 // SPDX-License-Identifier: GPL-2.0-only
-/* Operations on files that take longer. */
-/* They decide how long a task waits; nothing is answered. */
+/* Operations on files that take longer: probes decide how long; nothing is answered. */
 #define FL_PROBES
 #include "../include/delayed.h"
 

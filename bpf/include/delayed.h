@@ -114,7 +114,7 @@ static __always_inline void wait_before_return(__u64 delay)
 			return;
 		work = bpf_map_lookup_elem(&fl_works, &page);
 		if (!work)
-			return;
+			return; /* never, but to the verifier */
 		work->delay = delay;
 		if (!bpf_task_work_schedule_resume(bpf_get_current_task_btf(), &work->work, &fl_works,
 						   (bpf_task_work_callback_t)wait_at_return))

@@ -68,7 +68,7 @@ static __always_inline int answered(int result)
 
 #endif
 
-#define AT_PROBE(name, body)                        \
+#define AT_PROBE(name, body)                         \
 	SEC("kprobe/" #name)                         \
 	int fl_probe_##name(struct pt_regs *context) \
 	{                                            \
