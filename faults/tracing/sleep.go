@@ -37,7 +37,7 @@ const (
 	// A task that sleeps in a program stays on its CPU, where the next one needs
 	// another lane; they are not spread evenly. Others want some room in the trampoline.
 	lanesMin = 8
-	lanesMax = trampolineMax - 4
+	lanesMax = trampolineMax - lanes
 )
 
 func (h Hook) lanes() int {
