@@ -87,6 +87,8 @@ var scenarios = []scenario{
 	{"files", needs(kernel.FmodRetSecurity), oneFault("fileError: {operations: [WRITE, STAT], path: /tmp/nothing/**, errno: EIO}")},
 	{"files that are late where they ask", tracing.SleepNeeds(kernel.SleepableLSM), oneFault("fileDelay: {operations: [OPEN, STAT], path: /tmp/**, delay: 20ms}, mechanism: sleepable_lsm")},
 	{"files that are late before they return", tracing.SleepNeeds(kernel.TaskWork), oneFault("fileDelay: {operations: [READ, STAT], path: /tmp/**, delay: 20ms}, mechanism: task_work")},
+	// The guests' scratch disk.
+	{"disk", needs(kernel.ShouldFailBio), oneFault("diskError: {operations: [READ], device: /dev/vdb}")},
 	{"processor", needs(kernel.CPUController), oneFault(`cpuPressure: {limit: "20%%"}`)},
 	{"memory", needs(kernel.MemoryController), oneFault("memoryPressure: {limit: 64MiB}")},
 	{"processes", needs(kernel.PidsController), oneFault(`pidsPressure: {limit: "50"}`)},

@@ -62,7 +62,9 @@ func needs(capabilities ...kernel.Capability) []kernel.Capability { return capab
 
 // Questions for the file system of a directory, a way to an address, and a name.
 const (
-	askStatfs  = "stat -f @"
+	askStatfs = "stat -f @"
+	// The guests' scratch disk, past the page cache.
+	askDisk    = "dd if=/dev/vdb of=/dev/null bs=4096 count=1 iflag=direct"
 	askConnect = "bash -c ': > /dev/udp/" + testenv.AddressB + "/9'"
 	// A question for the address of x, and what begins the answer.
 	askName = "bash -c 'exec 3<>/dev/udp/" + testenv.AddressB + `/53; printf "ab\1\0\0\1\0\0\0\0\0\0\1x\0\0\1\0\1" >&3; read -t 0.4 -n 1 <&3'`
@@ -108,6 +110,7 @@ var freezings = []freezing{
 	{kind: "socketError", fields: "{operations: [CONNECT], errno: EIO}", mechanism: "lsm", asks: askConnect, needs: needs(kernel.LSM)},
 	{kind: "socketError", fields: "{operations: [CONNECT], errno: EIO}", mechanism: "fmod_ret_security", asks: askConnect, needs: needs(kernel.FmodRetSecurity)},
 	{kind: "dnsFault", fields: "{names: ['*'], answer: TIMEOUT}", asks: askName, needs: needs(kernel.CgroupConnect)},
+	{kind: "diskError", fields: "{operations: [READ], device: /dev/vdb}", asks: askDisk, needs: needs(kernel.ShouldFailBio)},
 	{kind: "processPause", fields: "{}", needs: needs(kernel.CgroupFreeze)},
 }
 

@@ -11,35 +11,8 @@ import (
 	"faultline.dev/faultline/faults/kernel"
 )
 
-// Kinds are the kinds of the family. None is built yet.
-func Kinds() []fault.Kind { return []fault.Kind{diskError(), diskDelay()} }
-
-func diskError() fault.Kind {
-	return fault.Kind{
-		Name:    "diskError",
-		Summary: "block I/O of the cgroup fails, by device, direction and sectors; applications see EIO",
-		Scope:   fault.ScopeCgroup,
-		Mechanisms: []fault.Mechanism{{
-			Name:    "should_fail_bio",
-			Summary: "fmod_ret on should_fail_bio, matched by the cgroup of the request",
-			Needs:   []kernel.Capability{kernel.CgroupV2, kernel.ShouldFailBio},
-		}},
-		Example: `target: {systemdUnit: postgresql.service}
-diskError: {operations: [WRITE], mountPoint: /var/lib/postgresql}
-rate: {every: 1000}
-duration: 30s`,
-		Validate: func(spec *v1.Fault) []fault.Problem {
-			p := check.Problems{Prefix: "diskError"}
-			validateWhere(&p, spec.GetDiskError())
-			// Whatever it is, the application sees EIO: it may be left out.
-			if spec.GetDiskError().GetErrno() != "" {
-				p.Errno("errno", spec.GetDiskError().GetErrno())
-			}
-			p.NoFilter(spec, "diskError")
-			return p.List()
-		},
-	}
-}
+// Kinds are the kinds of the family. diskDelay is not built yet.
+func Kinds() []fault.Kind { return []fault.Kind{Error(), diskDelay()} }
 
 func diskDelay() fault.Kind {
 	return fault.Kind{
@@ -71,12 +44,7 @@ duration: 60s`,
 	}
 }
 
-func validateWhere(p *check.Problems, spec interface {
-	GetOperations() []v1.DiskError_Operation
-	GetDevice() string
-	GetMountPoint() string
-	GetSectors() []*v1.SectorRange
-}) {
+func validateWhere(p *check.Problems, spec where) {
 	check.Choices(p, "operations", spec.GetOperations(), []v1.DiskError_Operation{
 		v1.DiskError_READ, v1.DiskError_WRITE, v1.DiskError_FLUSH, v1.DiskError_DISCARD,
 	})
@@ -90,6 +58,9 @@ func validateWhere(p *check.Problems, spec interface {
 	}
 	p.AbsolutePath("device", spec.GetDevice())
 	p.AbsolutePath("mountPoint", spec.GetMountPoint())
+	if n := len(spec.GetSectors()); n > rangesMax {
+		p.Add("sectors", "are %d ranges; at most %d are allowed", n, rangesMax)
+	}
 	for i, sectors := range spec.GetSectors() {
 		if sectors.GetFirst() > sectors.GetLast() {
 			p.Add(fmt.Sprintf("sectors[%d].last", i), "is %d, before the first, %d; both are included", sectors.GetLast(), sectors.GetFirst())

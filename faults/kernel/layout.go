@@ -2,6 +2,8 @@ package kernel
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf/btf"
@@ -71,4 +73,32 @@ func innerOf(t btf.Type) []btf.Member {
 	default:
 		return nil
 	}
+}
+
+// Constants asks the kernel's types for the values of enumerators.
+func Constants(values map[string]*uint32) error {
+	spec, err := kernelTypes()
+	if err != nil {
+		return err
+	}
+	missing := maps.Clone(values)
+	for t, err := range spec.All() {
+		if err != nil {
+			return fmt.Errorf("reading the kernel's types: %w", err)
+		}
+		enum, ok := t.(*btf.Enum)
+		if !ok {
+			continue
+		}
+		for _, v := range enum.Values {
+			if to := missing[v.Name]; to != nil {
+				*to = uint32(v.Value)
+				delete(missing, v.Name)
+			}
+		}
+		if len(missing) == 0 {
+			return nil
+		}
+	}
+	return fmt.Errorf("this kernel has no %s", strings.Join(slices.Sorted(maps.Keys(missing)), ", "))
 }

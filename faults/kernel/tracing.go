@@ -40,6 +40,12 @@ const (
 	fnTaskWork    = "bpf_task_work_schedule_resume"
 )
 
+// Fields that not all kernels have, by which faults of block I/O know whose it is.
+const (
+	BioDevice       = "bio.bi_bdev"
+	CgroupAncestors = "cgroup.ancestors"
+)
+
 // syscallTarget returns the function of a probed system call and the place of
 // its argument.
 func syscallTarget(call string) (fn string, arg0 int16, err error) {
@@ -265,6 +271,12 @@ func probeKprobeOverride(*Prober) error {
 
 // probeShouldFailBio attaches a program that changes nothing.
 func probeShouldFailBio(p *Prober) (string, error) {
+	var offset uint32
+	for _, field := range []string{BioDevice, CgroupAncestors} {
+		if err := Offsets(map[string]*uint32{field: &offset}); err != nil {
+			return "", noBecause(err.Error()+", by which I/O is known to be the target's (Linux 6.1 and later have it)", "")
+		}
+	}
 	err := p.attachAndFire(traced{
 		typ: ebpf.Tracing, at: ebpf.AttachModifyReturn, target: fnShouldFailBio, insns: returning(0),
 	}, nil)
