@@ -45,10 +45,12 @@ struct fl_bio_layout {
 	__u32 node_id;
 	/* Of bi_opf: the device's cache is to be written out first. */
 	__u32 preflush;
+	/* Of bi_opf: it is of the file system's own structures. */
+	__u32 metadata;
 	/* Of bi_flags: it came by before; what is left of one that was split does. */
 	__u32 seen;
 };
-_Static_assert(sizeof(struct fl_bio_layout) == 72, "known to Go");
+_Static_assert(sizeof(struct fl_bio_layout) == 76, "known to Go");
 
 /* Both are included. */
 struct fl_range {
@@ -62,13 +64,14 @@ struct fl_disk_config {
 	__u32 device;
 	/* 1 << DISK_READ and others. */
 	__u32 operations;
+	__u32 pad;
 	struct fl_range ranges[RANGES_MAX];
 	/* 0: all sectors. */
 	__u32 ranges_used;
 	/* The I/O of the target's tasks, where the bio does not tell a cgroup. */
 	__u32 by_task;
 };
-_Static_assert(sizeof(struct fl_disk_config) == 72 + 8 + RANGES_MAX * 16 + 8, "known to Go");
+_Static_assert(sizeof(struct fl_disk_config) == 76 + 12 + RANGES_MAX * 16 + 8, "known to Go");
 
 volatile const struct fl_disk_config fl_disk_config;
 
@@ -78,12 +81,18 @@ struct fl_bio {
 	__u32 operation; /* DISK_READ and others */
 };
 
-/* Which of the operations that the fault is for it is; 0: none. */
+/*
+ * Which of the operations that the fault is for it is; 0: none. A file system whose own
+ * structures can't be read or written stops for everybody, and for good: those are left
+ * alone.
+ */
 static __always_inline __u32 operation_of(const void *bio, __u32 bytes)
 {
 	const volatile struct fl_disk_config *config = &fl_disk_config;
 	__u32 bits = load_half(bio + config->layout.bio_operation), operation;
 
+	if (bits & config->layout.metadata)
+		return 0;
 	switch (bits & REQ_OP_MASK) {
 	case REQ_OP_READ:
 		operation = DISK_READ;

@@ -34,10 +34,12 @@ type ObjectsFlDiskConfig struct {
 		CgroupNode      uint32
 		NodeId          uint32
 		Preflush        uint32
+		Metadata        uint32
 		Seen            uint32
 	}
 	Device     uint32
 	Operations uint32
+	Pad        uint32
 	Ranges     [16]struct {
 		_     structs.HostLayout
 		First uint64

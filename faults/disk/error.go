@@ -125,6 +125,7 @@ type config struct {
 	Layout     layout
 	Device     uint32
 	Operations uint32
+	_          uint32
 	Ranges     [rangesMax]sectors
 	RangesUsed uint32
 	ByTask     uint32

@@ -34,6 +34,8 @@ const (
 	blockSectors = block / 512
 	// big is what the test of large requests reads at once.
 	big = 64 * block
+	// unread is the folder beside the file that "look" looks for names in.
+	unread = "unread"
 )
 
 // useDisk does to a file what it is told, past the page cache but for "dirty", for a
@@ -64,6 +66,11 @@ func useDisk(in io.Reader, out *json.Encoder, args []string) error {
 				_, failed = unix.Pread(fd, buffer, int64(i)*block)
 			case "write":
 				_, failed = unix.Pwrite(fd, buffer[:block], int64(i)*block)
+			case "look":
+				_, failed = os.Lstat(filepath.Join(filepath.Dir(args[0]), unread, fmt.Sprint("nothing", i)))
+				if errors.Is(failed, os.ErrNotExist) {
+					failed = nil
+				}
 			case "sync":
 				failed = unix.Fsync(fd)
 			case "dirty":
@@ -269,6 +276,41 @@ func TestWhatIsWrittenLaterFails(t *testing.T) {
 		t.Errorf("sync of the target's file: %v, %s; want an input/output error", err, out)
 	}
 	expectCounters(t, i, 1, 1)
+}
+
+// A file system that can't read or write its own structures stops for everybody, and
+// stays so when the fault is over: those are not hit.
+func TestFileSystemGoesOnForOthers(t *testing.T) {
+	needDisk(t)
+	device := newDisk(t)
+	run(t, "mkfs.ext4", "-q", device)
+	mount := t.TempDir()
+	run(t, "mount", device, mount)
+	if err := os.Mkdir(filepath.Join(mount, unread), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	// What the kernel remembers of folders is to be read again.
+	run(t, "umount", mount)
+	run(t, "mount", "-o", "errors=remount-ro", device, mount)
+	t.Cleanup(func() { run(t, "umount", mount) })
+	target, neighbour := targets(t)
+	mine, other := newUser(t, target, filepath.Join(mount, "mine")), newUser(t, neighbour, filepath.Join(mount, "other"))
+	mine.expect(map[int]int{0: 10}, "write", 0, 10)
+	mine.expect(map[int]int{0: 1}, "sync", 0, 1)
+	i := inject(t, failing(&v1.DiskError{
+		Operations: []v1.DiskError_Operation{v1.DiskError_READ, v1.DiskError_WRITE}, MountPoint: mount,
+	}), target)
+	mine.expect(map[int]int{0: 20}, "look", 0, 20)
+	mine.expect(map[int]int{eio: 10}, "read", 0, 10)
+	mine.expect(map[int]int{eio: 10}, "write", 0, 10)
+	// The file system may read ahead in its tables: that is asked for as data is.
+	if c := i.Count(); c.Injected < 20 || c.Injected != c.Matched || c.Missed != 0 {
+		t.Errorf("counters %+v", c)
+	}
+	i.End()
+	other.expect(map[int]int{0: 10}, "write", 0, 10)
+	other.expect(map[int]int{0: 1}, "sync", 0, 1)
+	mine.expect(map[int]int{0: 10}, "read", 0, 10)
 }
 
 // Without the controller only who asks for it tells whose I/O is.

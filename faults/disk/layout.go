@@ -25,6 +25,7 @@ type layout struct {
 	CgroupNode      uint32
 	NodeID          uint32
 	Preflush        uint32
+	Metadata        uint32
 	Seen            uint32
 }
 
@@ -52,10 +53,10 @@ var readLayout = sync.OnceValues(func() (layout, error) {
 	if err != nil {
 		return l, err
 	}
-	var preflush, seen uint32
-	if err := kernel.Constants(map[string]*uint32{"__REQ_PREFLUSH": &preflush, "BIO_TRACE_COMPLETION": &seen}); err != nil {
+	var preflush, metadata, seen uint32
+	if err := kernel.Constants(map[string]*uint32{"__REQ_PREFLUSH": &preflush, "__REQ_META": &metadata, "BIO_TRACE_COMPLETION": &seen}); err != nil {
 		return l, err
 	}
-	l.Preflush, l.Seen = 1<<preflush, 1<<seen
+	l.Preflush, l.Metadata, l.Seen = 1<<preflush, 1<<metadata, 1<<seen
 	return l, nil
 })
