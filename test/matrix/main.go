@@ -300,6 +300,7 @@ func (m *matrix) runScript(ctx context.Context, k *kernelRun, before []string) e
 	split.close()
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
+			k.hung = errors.Is(cause, errHangs)
 			err = errors.Join(err, cause)
 		}
 		err = fmt.Errorf("%w\n%s", err, indent(tail(complaints.String(), 60)))

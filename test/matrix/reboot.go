@@ -15,31 +15,35 @@ import (
 // branch of the kernel's code is switched, as by the first cpu.max.
 const strayBreakpoint = "Oops: int3"
 
-// bootAgain lets what was left by a guest that has died so run in another one, once.
+// bootAgain lets what was left by a guest that has died so, or that hung before anything
+// of ours ran in it, run in another one, once.
 func (m *matrix) bootAgain(ctx context.Context, k *kernelRun) {
 	if k.Problem == "" || ctx.Err() != nil {
 		return
 	}
 	console, err := os.ReadFile(m.console(k.Kernel, k.suffix))
-	if errors.Is(err, fs.ErrNotExist) {
-		return
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		k.Problem += "\n" + err.Error()
 		return
 	}
-	if !strings.Contains(string(console), strayBreakpoint) {
+	var why string
+	switch {
+	case strings.Contains(string(console), strayBreakpoint):
+		why = "died of a breakpoint that the emulator ran by mistake"
+		// The last one was under way.
+		if n := len(k.Packages); n > 0 && k.Packages[n-1].Problem != "" {
+			k.Packages = k.Packages[:n-1]
+		}
+	case k.hung && len(k.Packages) == 0:
+		why = "hung before the first package began, after these lines of its console:\n" + indent(tail(string(console), 15)) + "\n"
+	default:
 		return
-	}
-	// The last one was under way.
-	if n := len(k.Packages); n > 0 && k.Packages[n-1].Problem != "" {
-		k.Packages = k.Packages[:n-1]
 	}
 	left := k.Wanted[len(k.Packages):]
 	if len(left) == 0 {
 		return
 	}
-	fmt.Fprintf(m.w, "again, in another guest: %s died of a breakpoint that the emulator ran by mistake; from %s on\n", k.Kernel, left[0].ImportPath)
+	fmt.Fprintf(m.w, "again, in another guest: %s %s; from %s on\n", k.Kernel, why, left[0].ImportPath)
 	second := m.guest(ctx, k.Kernel, "-rest", left)
 	k.Packages = append(k.Packages, second.Packages...)
 	k.Elapsed += second.Elapsed

@@ -25,6 +25,7 @@ type kernelRun struct {
 	Log     string
 
 	suffix string // of its files' names
+	hung   bool   // ended by errHangs
 }
 
 func (k kernelRun) count(o outcome) int {
